@@ -1,0 +1,53 @@
+"""Rekindle saves, loads, resumes, compares, converts and shares reinforcement-learning agents."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+from rekindle.adapters.generators import GlobalRNG
+from rekindle.checkpoint import Checkpoint, load, restore, save, verify
+from rekindle.checkpoint import open_checkpoint as open  # noqa: A004 - the public name is `rk.open`
+from rekindle.errors import (
+    AlreadyExistsError,
+    DamagedError,
+    Difference,
+    FormatError,
+    LockedError,
+    MismatchError,
+    MissingDependencyError,
+    NotFoundError,
+    RekindleError,
+    UnsafeError,
+    UnsupportedError,
+    VersionError,
+)
+from rekindle.report import RestoreReport, VerifyReport
+from rekindle.run import Progress, Run
+from rekindle.state import Record
+
+__all__ = [
+    "AlreadyExistsError",
+    "Checkpoint",
+    "DamagedError",
+    "Difference",
+    "FormatError",
+    "GlobalRNG",
+    "LockedError",
+    "MismatchError",
+    "MissingDependencyError",
+    "NotFoundError",
+    "Progress",
+    "Record",
+    "RekindleError",
+    "RestoreReport",
+    "Run",
+    "UnsafeError",
+    "UnsupportedError",
+    "VerifyReport",
+    "VersionError",
+    "load",
+    "open",
+    "restore",
+    "save",
+    "verify",
+]

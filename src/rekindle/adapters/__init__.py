@@ -1,0 +1,1 @@
+"""One framework each: live objects to component state and back, in place."""

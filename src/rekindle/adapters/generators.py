@@ -1,0 +1,220 @@
+"""Random number generators: Python's, numpy's, and the global ones of a process.
+
+Every generator goes on with exactly the numbers that it would have drawn next.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import sys
+from typing import Any
+
+import numpy as np
+
+from rekindle.graph import Walk, join
+from rekindle.match import Match
+from rekindle.protocols import Adapter
+
+_BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+
+
+class GlobalRNG:
+    """The global generators: Python's `random`, `numpy.random`, torch's (CPU and each CUDA device).
+
+    torch's are included when torch is imported, CUDA's when CUDA has been used.
+    """
+
+    def __repr__(self) -> str:
+        return "GlobalRNG()"
+
+
+def _python_state(generator: Any) -> dict[str, Any]:
+    version, words, gauss = generator.getstate()
+    return {"version": version, "words": np.array(words, dtype=np.uint32), "gauss": gauss}
+
+
+def _python_tuple(state: dict[str, Any]) -> tuple[Any, ...]:
+    return (state["version"], tuple(int(word) for word in state["words"]), state["gauss"])
+
+
+class PythonRandom(Adapter):
+    """`random.Random`."""
+
+    name = "generators.python"
+
+    def capture(self, live: random.Random, walk: Walk, path: str) -> dict[str, Any]:
+        """Mersenne Twister words, and the second half of a pair of normals when one is left."""
+        try:
+            return {"state": walk.children(_python_state(live), path)}
+        except NotImplementedError:
+            walk.refuse(path, "random.SystemRandom, which takes its numbers from the system")
+            return {}
+
+    def restore(self, node: dict[str, Any], live: random.Random, match: Match, path: str) -> Any:
+        """Set the words in place."""
+        match.later(functools.partial(live.setstate, _python_tuple(match.value(node["state"]))))
+        return live
+
+    def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
+        """A generator of Python's own class."""
+        generator = random.Random()  # noqa: S311
+        generator.setstate(_python_tuple(match.value(node["state"])))
+        return generator
+
+
+class BitGenerator(Adapter):
+    """numpy's bit generators, whose `state` is plain data already."""
+
+    name = "generators.numpy_bits"
+
+    def capture(self, live: Any, walk: Walk, path: str) -> dict[str, Any]:
+        """The state, and how many children its seed has spawned."""
+        fields: dict[str, Any] = {"state": walk.children(live.state, path)}
+        spawned = getattr(live.seed_seq, "n_children_spawned", 0)
+        if spawned:
+            fields["spawned"] = spawned
+            fields["entropy"] = walk.node(live.seed_seq.entropy, join(path, "entropy"))
+        return fields
+
+    def restore(self, node: dict[str, Any], live: Any, match: Match, path: str) -> Any:
+        """Set the state in place; spawn as many children from the seed as had been."""
+        state = match.value(node["state"])
+        match.later(functools.partial(setattr, live, "state", state))
+        missing = node.get("spawned", 0) - getattr(live.seed_seq, "n_children_spawned", 0)
+        if missing:
+            if missing < 0 or live.seed_seq.entropy != match.value(node["entropy"]):
+                match.notes.append(
+                    f"{match.full(path)}: children that it spawns from now on differ, because its "
+                    "seed is another one than when the checkpoint was written"
+                )
+            else:
+                match.later(lambda: live.seed_seq.spawn(missing))
+        return live
+
+    def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
+        """A new one of the named kind, among numpy's own."""
+        state = match.value(node["state"])
+        name = state["bit_generator"]
+        if name not in _BIT_GENERATORS:
+            match.differ(path, f"one of {', '.join(_BIT_GENERATORS)}", str(name))
+            return None
+        generator = getattr(np.random, name)()
+        generator.state = state
+        return generator
+
+
+class NumpyGenerator(Adapter):
+    """`numpy.random.Generator`: a front of its bit generator."""
+
+    name = "generators.numpy"
+
+    def capture(self, live: np.random.Generator, walk: Walk, path: str) -> dict[str, Any]:
+        """Its bit generator, which several may share."""
+        bits = walk.node(live.bit_generator, join(path, "bit_generator"))
+        return {"state": {"bit_generator": bits}}
+
+    def restore(self, node: dict[str, Any], live: Any, match: Match, path: str) -> Any:
+        """Restore the bit generator; a new front when that is another one."""
+        inner = join(path, "bit_generator")
+        bits = match.node(node["state"]["bit_generator"], live.bit_generator, inner)
+        return live if bits is live.bit_generator else np.random.Generator(bits)
+
+    def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
+        """A new front over a new bit generator."""
+        bits = match.node(node["state"]["bit_generator"], None, join(path, "bit_generator"))
+        return None if bits is None else np.random.Generator(bits)
+
+
+class LegacyGenerator(Adapter):
+    """`numpy.random.RandomState`."""
+
+    name = "generators.numpy_legacy"
+
+    def capture(self, live: np.random.RandomState, walk: Walk, path: str) -> dict[str, Any]:
+        """The state as numpy gives it, with the cached second normal."""
+        return {"state": walk.children(live.get_state(legacy=False), path)}
+
+    def restore(self, node: dict[str, Any], live: Any, match: Match, path: str) -> Any:
+        """Set the state in place."""
+        match.later(functools.partial(live.set_state, match.value(node["state"])))
+        return live
+
+    def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
+        """A new one with this state."""
+        generator = np.random.RandomState()
+        generator.set_state(match.value(node["state"]))
+        return generator
+
+
+class SeedSequence(Adapter):
+    """`numpy.random.SeedSequence`."""
+
+    name = "generators.seed_sequence"
+    is_value = True
+
+    def capture(self, live: Any, walk: Walk, path: str) -> dict[str, Any]:
+        """What it was made from and how many children it has spawned."""
+        state = {**live.state}
+        return {"$adapter": self.name, "class": "numpy.random.bit_generator:SeedSequence",
+                "state": walk.children(state, path)}  # fmt: skip
+
+    def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
+        """An equal one."""
+        return np.random.SeedSequence(**match.value(node["state"]))
+
+
+class Global(Adapter):
+    """`GlobalRNG`: what `random`, `numpy.random` and `torch` draw from by default."""
+
+    name = "generators.global"
+
+    def capture(self, live: GlobalRNG, walk: Walk, path: str) -> dict[str, Any]:
+        """One entry per library that is loaded."""
+        state: dict[str, Any] = {
+            "python": _python_state(random),
+            "numpy": np.random.get_state(legacy=False),  # noqa: NPY002
+        }
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            state["torch"] = torch.get_rng_state().numpy()
+            if torch.cuda.is_initialized():
+                states = torch.cuda.get_rng_state_all()
+                state["torch_cuda"] = [part.numpy() for part in states]
+        return {"state": walk.children(state, path)}
+
+    def restore(self, node: dict[str, Any], live: GlobalRNG, match: Match, path: str) -> Any:
+        """Set every generator that the checkpoint holds."""
+        state = match.value(node["state"])
+        match.later(functools.partial(random.setstate, _python_tuple(state["python"])))
+        match.later(functools.partial(np.random.set_state, state["numpy"]))  # noqa: NPY002
+        torch = sys.modules.get("torch")
+        if "torch" in state and torch is None:
+            match.differ(join(path, "torch"), "torch to be imported", "it is not")
+        elif torch is not None and "torch" not in state:
+            match.notes.append(f"{match.full(path)}: torch's generator was not in use at the save")
+        elif torch is not None:
+            match.later(lambda: torch.set_rng_state(torch.from_numpy(state["torch"].copy())))
+        self._restore_cuda(state.get("torch_cuda"), torch, match, path)
+        return live
+
+    def _restore_cuda(self, states: Any, torch: Any, match: Match, path: str) -> None:
+        if not states or torch is None:
+            return
+        count = torch.cuda.device_count()
+        if count < len(states):
+            match.differ(
+                join(path, "torch_cuda"), f"{len(states)} CUDA device(s)", f"{count} device(s)"
+            )
+            return
+        for index, part in enumerate(states):
+            tensor = torch.from_numpy(part.copy())
+            match.later(functools.partial(torch.cuda.set_rng_state, tensor, index))
+
+
+PYTHON = PythonRandom()
+NUMPY_BITS = BitGenerator()
+NUMPY_GENERATOR = NumpyGenerator()
+NUMPY_LEGACY = LegacyGenerator()
+SEED_SEQUENCE = SeedSequence()
+GLOBAL = Global()

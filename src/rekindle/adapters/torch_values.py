@@ -1,0 +1,277 @@
+"""torch's tensors, and its small values: dtypes, devices, sizes, generators.
+
+Tensors keep their type, device, strides and `requires_grad`; the autograd graph of a tensor that is
+not a leaf is not data and is left out. Source: torch 2.13, `torch/_utils.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+
+from rekindle.codecs import arrays
+from rekindle.graph import Walk
+from rekindle.match import MISSING, Match
+from rekindle.protocols import Adapter
+from rekindle.registry import label
+from rekindle.state import array_name, view_of
+
+_NATIVE = {
+    torch.float64, torch.float32, torch.float16, torch.int64, torch.int32, torch.int16, torch.int8,
+    torch.uint8, torch.bool, torch.complex64, torch.complex128,
+    torch.uint16, torch.uint32, torch.uint64,
+}  # fmt: skip
+_CODES: dict[torch.dtype, str] = {
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+}
+_BITS = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32}
+_OTHER = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (torch.float8_e4m3fnuz, torch.float8_e5m2fnuz, torch.complex32)
+}
+if hasattr(torch, "float8_e8m0fnu"):
+    _CODES[torch.float8_e8m0fnu] = "F8_E8M0"
+_DTYPES = {code: dtype for dtype, code in _CODES.items()}
+
+
+def to_numpy(tensor: torch.Tensor) -> tuple[np.ndarray[Any, Any], str | None, dict[str, Any]]:
+    """A CPU tensor's memory as a numpy array, the safetensors type of its bits, and node fields.
+
+    Raises:
+        TypeError: The tensor has no dense memory, or a type that nothing can hold.
+    """
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        raise TypeError(f"a tensor of layout {tensor.layout} on {tensor.device}")
+    dtype = tensor.dtype
+    if dtype in _NATIVE:
+        return tensor.numpy(), None, {}
+    if dtype in _CODES:
+        return tensor.view(_BITS[dtype.itemsize]).numpy(), _CODES[dtype], {}
+    name = str(dtype).removeprefix("torch.")
+    if name in _OTHER:
+        return tensor.view(_BITS[dtype.itemsize]).numpy(), None, {"torch_dtype": name}
+    raise TypeError(f"a tensor of type {dtype}")
+
+
+def from_numpy(data: np.ndarray[Any, Any], code: str, node: dict[str, Any]) -> torch.Tensor:
+    """A CPU tensor over a numpy array's memory; copied only where that is not writable."""
+    if not data.flags.writeable or any(stride < 0 for stride in data.strides):
+        data = data.copy()
+    if data.dtype.byteorder == ">" or not data.dtype.isnative:
+        data = data.astype(data.dtype.newbyteorder("="))
+    if code in arrays.BITS_ONLY:
+        return torch.from_numpy(data.view(arrays.CODES[code])).view(_DTYPES[code])
+    tensor = torch.from_numpy(data)
+    return tensor.view(_OTHER[node["torch_dtype"]]) if "torch_dtype" in node else tensor
+
+
+class Tensor(Adapter):
+    """`torch.Tensor`, `Parameter` and `Buffer`."""
+
+    name = "torch.tensor"
+    is_value = True
+
+    def capture(self, live: torch.Tensor, walk: Walk, path: str) -> dict[str, Any]:
+        """The node of one tensor."""
+        extra: dict[str, Any] = {"library": "torch"}
+        cls = type(live)
+        if cls is not torch.Tensor:
+            extra["class"] = label(cls)
+        if live.requires_grad:
+            if live.is_leaf:
+                extra["requires_grad"] = True
+            else:
+                extra["detached"] = True
+        data = live.detach()
+        on_cpu = data.device.type == "cpu"
+        if not on_cpu:
+            extra["device"] = str(data.device)
+        lazy = data.is_conj() or data.is_neg()
+        if lazy:
+            data = data.resolve_conj().resolve_neg()
+        try:
+            raw, code, fields = to_numpy(data if on_cpu else data.cpu())
+        except TypeError as error:
+            walk.refuse(path, str(error))
+            return {}
+        return walk.array(
+            live, raw, path, code=code, shared_memory=on_cpu and not lazy, **extra, **fields
+        )
+
+    def restore_array(
+        self, node: dict[str, Any], live: Any, match: Match, path: str, strict: bool
+    ) -> Any:
+        """Copy into the live tensor, or make a new one where there is none that fits."""
+        data, code = match.stored(node)
+        source = from_numpy(data, code, node)
+        if isinstance(live, torch.Tensor):
+            fits = live.shape == source.shape and live.dtype == source.dtype
+            if not fits and strict and live.numel():
+                match.differ(path, _kind(source), _kind(live))
+                return live
+            if fits and self._takes(node, live, match, path):
+                match.later(functools.partial(_copy, live, source, node.get("requires_grad", False)))
+                return live
+        elif strict and live is not MISSING and live is not None:
+            match.differ(path, f"a tensor {_kind(source)}", f"an object of {label(type(live))}")
+            return live
+        return self._new(node, data, code, live, match)
+
+    def _takes(self, node: dict[str, Any], live: torch.Tensor, match: Match, path: str) -> bool:
+        if live.requires_grad and not live.is_leaf:
+            return False
+        if not match.claim(live, path):
+            return False
+        if live.device.type != "cpu":
+            return True
+        try:
+            memory = to_numpy(live.detach())[0]
+        except TypeError:
+            return False
+        return match.claim_memory(memory, node.get("$view", array_name(node)))
+
+    def _new(
+        self, node: dict[str, Any], data: np.ndarray[Any, Any], code: str, live: Any, match: Match
+    ) -> torch.Tensor:
+        host = match.outcome(node.get("$view", ""))
+        if isinstance(host, torch.Tensor) and host.is_contiguous() and host.device.type == "cpu":
+            memory = to_numpy(host.detach())[0].reshape(-1).view(np.uint8)
+            tensor = from_numpy(view_of(memory, node, data.dtype), code, node)
+        elif "strides" in node:
+            tensor = from_numpy(arrays.restride(data, node["strides"]), code, node)
+        else:
+            tensor = from_numpy(data.copy(), code, node)
+        device = node.get("device", "cpu")
+        if device != "cpu":
+            available = device.startswith("cuda") and torch.cuda.is_available()
+            fallback = live.device if isinstance(live, torch.Tensor) else "cpu"
+            tensor = tensor.to(device if available else fallback)
+        if node.get("class", "").endswith(":Parameter"):
+            return torch.nn.Parameter(tensor, requires_grad=node.get("requires_grad", False))
+        return tensor.requires_grad_() if node.get("requires_grad") else tensor
+
+
+def _copy(live: torch.Tensor, source: torch.Tensor, requires_grad: bool) -> None:
+    with torch.no_grad():
+        live.copy_(source)
+    if live.is_leaf and live.requires_grad != requires_grad:
+        live.requires_grad_(requires_grad)
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+
+
+class Dtype(Adapter):
+    """`torch.dtype`."""
+
+    name = "torch.dtype"
+    is_value = True
+
+    def capture(self, live: torch.dtype, walk: Walk, path: str) -> dict[str, Any]:
+        """Its name."""
+        return _value_node(self.name, live, str(live).removeprefix("torch."))
+
+    def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
+        """The dtype of that name."""
+        found = getattr(torch, str(node["state"]), None)
+        if not isinstance(found, torch.dtype):
+            match.differ(path, f"a dtype of torch, {node['state']}", "none of this name")
+        return found
+
+
+class Device(Adapter):
+    """`torch.device`; the live one stays, so that a run can move to another machine."""
+
+    name = "torch.device"
+    must_match = False
+
+    def capture(self, live: torch.device, walk: Walk, path: str) -> dict[str, Any]:
+        """Its name."""
+        return {"state": str(live)}
+
+    def restore(self, node: dict[str, Any], live: torch.device, match: Match, path: str) -> Any:
+        """The live device."""
+        return live
+
+    def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
+        """The device of that name."""
+        return torch.device(node["state"])
+
+
+class Size(Adapter):
+    """`torch.Size`."""
+
+    name = "torch.size"
+    is_value = True
+
+    def capture(self, live: torch.Size, walk: Walk, path: str) -> dict[str, Any]:
+        """Its lengths."""
+        return _value_node(self.name, live, list(live))
+
+    def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
+        """An equal one."""
+        return torch.Size(node["state"])
+
+
+def _value_node(name: str, live: Any, state: Any) -> dict[str, Any]:
+    return {"$adapter": name, "class": label(type(live)), "state": state}
+
+
+class Generator(Adapter):
+    """`torch.Generator`, on any device."""
+
+    name = "torch.generator"
+
+    def capture(self, live: torch.Generator, walk: Walk, path: str) -> dict[str, Any]:
+        """Its state, and its device."""
+        state = walk.node(live.get_state().numpy(), path or "state")
+        return {"state": {"state": state, "device": str(live.device)}}
+
+    def restore(self, node: dict[str, Any], live: torch.Generator, match: Match, path: str) -> Any:
+        """Set the state in place."""
+        stored = node["state"]["device"]
+        if torch.device(stored).type != live.device.type:
+            match.differ(path, f"a generator on {stored}", f"one on {live.device}")
+            return live
+        match.later(functools.partial(live.set_state, self._state(node, match)))
+        return live
+
+    def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
+        """A new one with this state."""
+        generator = torch.Generator(node["state"]["device"])
+        generator.set_state(self._state(node, match))
+        return generator
+
+    def _state(self, node: dict[str, Any], match: Match) -> torch.Tensor:
+        data, _ = match.stored(node["state"]["state"])
+        return torch.from_numpy(data.copy())
+
+
+TENSOR = Tensor()
+DTYPE = Dtype()
+DEVICE = Device()
+SIZE = Size()
+GENERATOR = Generator()
+
+
+def convert(array: np.ndarray[Any, Any], node: dict[str, Any], device: str | None) -> Any:
+    """A loaded array as a tensor, whatever library it came from.
+
+    Text, dates and structured arrays, for which torch has no type, stay numpy arrays.
+    """
+    code = node.get("code", "")
+    is_bits = array.dtype.names is not None and hasattr(torch, array.dtype.names[0])
+    if array.dtype.kind in "USmMV" and not is_bits or array.dtype.name == "float128":
+        return array
+    if is_bits or array.dtype.name.startswith(("bfloat", "float8")):
+        name = array.dtype.names[0] if array.dtype.names else array.dtype.name
+        code = _CODES[getattr(torch, name)]
+        array = array.view(arrays.CODES[code])
+    tensor = from_numpy(array, code, node)
+    return tensor if device is None else tensor.to(device)

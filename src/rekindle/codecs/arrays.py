@@ -1,0 +1,250 @@
+"""Arrays in safetensors files: written in one pass, read by memory map.
+
+An array is stored by its logical content, little-endian, C order. What safetensors cannot name
+(complex, big-endian, strings, structured, strides) is stored as a plain array that it can, and the
+rest is said in the array's node. Layout: https://huggingface.co/docs/safetensors, "Format".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from rekindle import files
+from rekindle.codecs import dtypes
+from rekindle.errors import DamagedError, FormatError
+
+Array = np.ndarray[Any, Any]
+
+CODES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"), "I64": np.dtype("<i8"), "U64": np.dtype("<u8"),
+    "F32": np.dtype("<f4"), "I32": np.dtype("<i4"), "U32": np.dtype("<u4"),
+    "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "I16": np.dtype("<i2"),
+    "U16": np.dtype("<u2"), "I8": np.dtype("i1"), "U8": np.dtype("u1"), "BOOL": np.dtype("?"),
+    "F8_E4M3": np.dtype("u1"), "F8_E5M2": np.dtype("u1"), "F8_E8M0": np.dtype("u1"),
+}  # fmt: skip
+"""Type names of safetensors, with the numpy type that holds their bits."""
+
+BITS_ONLY = {"BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0"}
+"""Those whose values numpy cannot read by itself."""
+
+_CODE_OF: dict[str, str] = {
+    dtype.str: code for code, dtype in CODES.items() if code not in BITS_ONLY
+}
+_LARGEST_HEADER_BYTES = 100_000_000
+_ALIGNMENT = 64
+
+
+@dataclass(slots=True)
+class Stored:
+    """One array on its way to a file, or mapped from one: a safetensors type and its bits."""
+
+    code: str
+    raw: Array
+    """The stored array; of `CODES[code]`, any strides, little-endian."""
+
+
+def encode(array: Array) -> tuple[Stored, dict[str, Any]]:
+    """A numpy array as something that safetensors can name, and what its node has to say.
+
+    No bytes are copied unless the array is complex, big-endian or of a compound type and not
+    contiguous.
+
+    Raises:
+        TypeError: The dtype holds Python objects, or is not one of numpy's own.
+    """
+    extra: dict[str, Any] = {}
+    shape = array.shape
+    if 0 in array.strides and any(s == 0 and n > 1 for s, n in zip(array.strides, shape, strict=True)):
+        extra["shape"] = list(shape)
+        array = array[tuple(slice(0, 1) if s == 0 else slice(None) for s in array.strides)]
+    code = _CODE_OF.get(array.dtype.str)
+    strides = array.strides
+    if code is not None:
+        stored = Stored(code, array)
+    else:
+        extra["dtype"] = dtypes.describe(array.dtype)
+        stored = _encode_compound(array)
+    if "shape" in extra:
+        extra["strides"] = [
+            0 if n > 1 == m else s for n, m, s in zip(shape, array.shape, strides, strict=True)
+        ]
+    elif not array.flags.c_contiguous:
+        extra["strides"] = list(strides)
+    return stored, extra
+
+
+def _encode_compound(array: Array) -> Stored:
+    dtype = array.dtype
+    swapped = _CODE_OF.get(dtype.newbyteorder("<").str)
+    if swapped is not None:
+        return Stored(swapped, array.astype(dtype.newbyteorder("<")))
+    array = np.ascontiguousarray(array).reshape(array.shape)
+    if dtype.kind == "c" and dtype.itemsize <= 16:
+        part = np.dtype(f"<f{dtype.itemsize // 2}")
+        parts = array.astype(dtype.newbyteorder("<")).view(part) if array.size else array.real
+        return Stored(_CODE_OF[part.str], parts.astype(part, copy=False).reshape(*array.shape, 2)
+                      if array.size else np.zeros((*array.shape, 2), part))  # fmt: skip
+    if dtype.kind in "mM":
+        return Stored("I64", array.astype(dtype.newbyteorder("<")).view("<i8"))
+    if dtype.itemsize == 0 or array.size == 0:
+        return Stored("U8", np.zeros((*array.shape, dtype.itemsize), np.uint8))
+    return Stored("U8", array.reshape(-1).view(np.uint8).reshape(*array.shape, dtype.itemsize))
+
+
+def decode(stored: Stored, node: Mapping[str, Any]) -> Array:
+    """The numpy array that `encode` was given, over the same memory where that is possible.
+
+    Strides are not rebuilt here, except that an expanded array is expanded again: see `restride`.
+
+    Raises:
+        FormatError: The node and the stored array do not belong together.
+    """
+    raw = stored.raw
+    try:
+        if stored.code in BITS_ONLY:
+            raw = raw.view(_bits_dtype(stored.code))
+        elif "dtype" in node:
+            raw = _decode_compound(raw, dtypes.build(node["dtype"]))
+        if "shape" in node:
+            raw = np.broadcast_to(raw, tuple(node["shape"]))
+    except (ValueError, TypeError) as error:
+        raise FormatError(
+            f"expected an array that fits its description {dict(node)}, found {stored.code} "
+            f"{stored.raw.shape} ({error}). The document is malformed."
+        ) from error
+    return raw
+
+
+def _decode_compound(raw: Array, dtype: np.dtype[Any]) -> Array:
+    if dtype.kind == "c" and dtype.itemsize <= 16:
+        little = np.ascontiguousarray(raw).view(dtype.newbyteorder("<"))
+        return little.reshape(raw.shape[:-1]).astype(dtype, copy=False)
+    if dtype.kind in "mM":
+        return raw.view(dtype.newbyteorder("<")).astype(dtype, copy=False)
+    if dtype.newbyteorder("<").str in _CODE_OF:
+        return raw.astype(dtype)
+    if raw.shape[-1] != dtype.itemsize:
+        raise ValueError(f"items of {raw.shape[-1]} bytes for {dtype}")
+    if dtype.itemsize == 0 or raw.size == 0:
+        return np.zeros(raw.shape[:-1], dtype)
+    return np.ascontiguousarray(raw).view(dtype).reshape(raw.shape[:-1])
+
+
+def _bits_dtype(code: str) -> np.dtype[Any]:
+    """numpy's name for a type it lacks: `ml_dtypes`' where loaded, else a field of raw bits."""
+    name = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+            "F8_E8M0": "float8_e8m0fnu"}[code]  # fmt: skip
+    try:
+        import ml_dtypes
+    except ImportError:
+        return np.dtype([(name, CODES[code])])
+    return np.dtype(getattr(ml_dtypes, name))
+
+
+def restride(array: Array, strides: list[int]) -> Array:
+    """A copy of an array with the given strides in bytes, in memory of its own.
+
+    Sums over the same numbers can differ with the order in which memory is walked, so an array
+    that is rebuilt gets the strides that it had.
+    """
+    low = sum(min(0, (n - 1) * s) for n, s in zip(array.shape, strides, strict=True))
+    high = sum(max(0, (n - 1) * s) for n, s in zip(array.shape, strides, strict=True))
+    span = high - low + array.dtype.itemsize
+    if array.size == 0 or span > 8 * array.nbytes + 4096:
+        return array.copy()
+    memory = np.zeros(span, np.uint8)
+    copy = np.ndarray(array.shape, array.dtype, memory, -low, tuple(strides))
+    axes = tuple(slice(0, 1) if s == 0 else slice(None) for s in strides)
+    copy[axes] = array[axes]
+    return copy
+
+
+# --------------------------------------------------------------------------- files
+
+
+def write(path: Path, arrays: Mapping[str, Stored]) -> files.FileRecord:
+    """Write arrays as one safetensors file, largest alignment first; flushing is the caller's."""
+    order = sorted(arrays.items(), key=lambda item: -item[1].raw.dtype.itemsize)
+    header: dict[str, Any] = {}
+    offset = 0
+    for name, stored in order:
+        end = offset + stored.raw.nbytes
+        header[name] = {
+            "dtype": stored.code, "shape": stored.raw.shape, "data_offsets": (offset, end)
+        }  # fmt: skip
+        offset = end
+    text = msgspec.json.encode(header)
+    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+    output = files.Output(path, 8 + len(text) + offset)
+    try:
+        output.write(np.frombuffer(len(text).to_bytes(8, "little") + text, np.uint8))
+        for _, stored in order:
+            raw = stored.raw
+            output.write(raw if raw.flags.c_contiguous else np.ascontiguousarray(raw))
+    except BaseException:
+        output.abandon()
+        raise
+    return output.close()
+
+
+class ArrayFile:
+    """The arrays of one safetensors file, mapped copy-on-write; bytes are read when touched."""
+
+    def __init__(self, path: Path) -> None:
+        size = path.stat().st_size
+        if size < 8:
+            raise _malformed(path, f"at least 8 bytes, found {size}")
+        self.path = path
+        self.map: mmap.mmap = files.map_file(path)
+        length = int.from_bytes(self.map[:8], "little")
+        if length > min(size - 8, _LARGEST_HEADER_BYTES):
+            raise _malformed(path, f"a header of {length} bytes, found a file of {size}")
+        try:
+            header = msgspec.json.decode(self.map[8 : 8 + length])
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise _malformed(path, f"a JSON header ({error})") from error
+        self._start = 8 + length
+        self._size = size - self._start
+        if not isinstance(header, dict):
+            raise _malformed(path, "a JSON object as header")
+        header.pop("__metadata__", None)
+        self.entries: dict[str, Any] = header
+        self._memory = np.frombuffer(self.map, np.uint8)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.entries
+
+    def __getitem__(self, name: str) -> Stored:
+        """One array, over the mapped bytes."""
+        entry = self.entries[name]
+        try:
+            code, shape = entry["dtype"], tuple(entry["shape"])
+            begin, end = entry["data_offsets"]
+            dtype = CODES[code]
+            if any(not isinstance(n, int) or n < 0 for n in (*shape, begin, end)):
+                raise ValueError("sizes that are not natural numbers")
+        except (KeyError, TypeError, ValueError) as error:
+            raise _malformed(self.path, f"a known entry for {name!r}, found {entry}") from error
+        if end > self._size or end - begin != math.prod(shape) * dtype.itemsize:
+            raise _malformed(self.path, f"{name!r} inside the file, found {json.dumps(entry)}")
+        raw = self._memory[self._start + begin : self._start + end]
+        if raw.ctypes.data % dtype.itemsize:
+            raw = raw.copy()
+        return Stored(code, raw.view(dtype).reshape(shape))
+
+
+def _malformed(path: Path, expected: str) -> DamagedError:
+    return DamagedError(
+        f"{path}: expected {expected}. The file is damaged or not safetensors; "
+        "`rekindle verify` lists what is intact.",
+        path=path,
+    )

@@ -1,0 +1,524 @@
+"""Bytes on disk: every write, flush, link and rename that Rekindle makes goes through here.
+
+Invariant: a name that a reader can see is complete and flushed, or was not there at all. New
+directories are built beside their destination under a `.tmp-` name and appear by one rename.
+This module knows nothing of what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import queue
+import re
+import secrets
+import shutil
+import stat
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from blake3 import blake3
+
+from rekindle.errors import (
+    AlreadyExistsError,
+    Difference,
+    NotFoundError,
+    UnsafeError,
+    UnsupportedError,
+)
+
+PathLike: TypeAlias = str | os.PathLike[str]
+
+TEMPORARY_PREFIX = ".tmp-"
+BUFFER_BYTES = 8 << 20
+"""Size of one staging buffer; two are used in turn while a large file is written."""
+DIRECT_BYTES = 4 << 20
+"""Files at least this large bypass the page cache where the file system allows it."""
+_BLOCK_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a manifest says of one file."""
+
+    bytes: int
+    """Size of the file."""
+    blake3: str
+    """BLAKE3 digest of its bytes, 64 lower-case hexadecimal digits."""
+
+
+# --------------------------------------------------------------------------- digests
+
+
+def digest(data: bytes | memoryview | mmap.mmap) -> str:
+    """BLAKE3 of some bytes, as 64 hexadecimal digits."""
+    threads = blake3.AUTO if len(data) > 1 << 20 else 1
+    return blake3(data, max_threads=threads).hexdigest()
+
+
+def digest_file(path: Path) -> FileRecord:
+    """Size and BLAKE3 of a file, read through a memory map."""
+    size = path.stat().st_size
+    if size == 0:
+        return FileRecord(0, digest(b""))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        return FileRecord(size, digest(view))
+
+
+def check_name(name: str, where: PathLike) -> None:
+    """Refuse a file name from a manifest that could leave the checkpoint.
+
+    Raises:
+        UnsafeError: The name is absolute, climbs out, or is not in its plain form.
+    """
+    parts = name.split("/")
+    plain = bool(name) and "\\" not in name and "\0" not in name
+    if not plain or any(part in ("", ".", "..") for part in parts) or re.match("[A-Za-z]:", name):
+        raise UnsafeError(
+            f"{os.fspath(where)}: the manifest names a file {name!r}, which is not a plain path "
+            "inside the checkpoint. Nothing was read. The file was made by hand or by an attacker.",
+            path=os.fspath(where),
+            key=name,
+        )
+
+
+def open_inside(root: Path, name: str) -> Path:
+    """The path of a manifest's file, refused when a link leads it outside `root`.
+
+    Raises:
+        UnsafeError: The name, or a symbolic link on the way, leaves `root`.
+        NotFoundError: There is no such file.
+    """
+    check_name(name, root)
+    path = root
+    for part in name.split("/"):
+        path = path / part
+        try:
+            mode = path.lstat().st_mode
+        except FileNotFoundError:
+            raise NotFoundError(
+                f"{path}: expected a file that the manifest lists, found nothing. "
+                "`rekindle verify` says what else is missing.",
+                path=path,
+                key=name,
+            ) from None
+        if stat.S_ISLNK(mode):
+            raise UnsafeError(
+                f"{path}: expected a regular file, found a symbolic link, which could lead outside "
+                "the checkpoint. Replace the link by the file it stands for.",
+                path=path,
+                key=name,
+            )
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise UnsafeError(f"{path}: expected a regular file, found something else.", path=path)
+    return path
+
+
+def check_files(root: Path, expected: dict[str, FileRecord], own: set[str]) -> list[Difference]:
+    """Compare a directory with a manifest's list: sizes, digests, missing and extra files.
+
+    Args:
+        root: Directory of the checkpoint.
+        expected: Every file that should be there.
+        own: Names that belong there without being listed (the manifest itself).
+    """
+    differences: list[Difference] = []
+    for name, record in expected.items():
+        try:
+            found = digest_file(open_inside(root, name))
+        except NotFoundError:
+            differences.append(Difference(name, f"{record.bytes} bytes", "no file"))
+            continue
+        if found.bytes != record.bytes:
+            differences.append(
+                Difference(name, f"{record.bytes} bytes", f"{found.bytes} bytes")
+            )
+        elif found.blake3 != record.blake3:
+            differences.append(
+                Difference(name, f"blake3 {record.blake3}", f"blake3 {found.blake3}")
+            )
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if not path.is_dir() and name not in expected and name not in own:
+            differences.append(Difference(name, "no such file", "an extra file"))
+    return differences
+
+
+# --------------------------------------------------------------------------- one new file
+
+
+class _Staging(threading.local):
+    """Two page-aligned buffers per thread, kept so that their pages are faulted in only once."""
+
+    def __init__(self) -> None:
+        self.maps: list[mmap.mmap] = []
+
+    def buffers(self) -> list[mmap.mmap]:
+        if not self.maps:
+            self.maps = [mmap.mmap(-1, BUFFER_BYTES) for _ in range(2)]
+        return self.maps
+
+
+_staging = _Staging()
+
+
+class Output:
+    """One new file: bytes in, a `FileRecord` out.
+
+    The bytes pass once through a staging buffer, where they are hashed while warm. A large file is
+    written by a second thread, past the page cache where possible, so that copying, hashing and the
+    disk overlap. Nothing is flushed here: see `flush`.
+    """
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self.path = path
+        self._hasher = blake3(max_threads=blake3.AUTO if size_bytes > DIRECT_BYTES else 1)
+        self._length = 0
+        self._filled = 0
+        self._maps = _staging.buffers()
+        self._views = [np.frombuffer(buffer, dtype=np.uint8) for buffer in self._maps]
+        self._current = 0
+        self._jobs: queue.SimpleQueue[tuple[int, int, int] | None] = queue.SimpleQueue()
+        self._free = [threading.Semaphore(1), threading.Semaphore(1)]
+        self._failure: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._direct = size_bytes >= DIRECT_BYTES
+        self._fd = self._open()
+        if size_bytes > BUFFER_BYTES:
+            self._thread = threading.Thread(target=self._drain, name="rekindle-output")
+            self._thread.start()
+
+    def _open(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+        direct = getattr(os, "O_DIRECT", 0)
+        if self._direct and direct:
+            try:
+                return os.open(self.path, flags | direct, 0o666)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                # Some file systems create the file before they refuse the flag.
+                self.path.unlink(missing_ok=True)
+        self._direct = False
+        return os.open(self.path, flags, 0o666)
+
+    def write(self, data: np.ndarray[Any, Any]) -> None:
+        """Append the bytes of a C-contiguous array."""
+        source = data.reshape(-1).view(np.uint8)
+        position, size = 0, source.size
+        while position < size:
+            room = min(BUFFER_BYTES - self._filled, size - position)
+            if self._filled == 0:
+                self._free[self._current].acquire()
+            target = self._views[self._current]
+            target[self._filled : self._filled + room] = source[position : position + room]
+            self._filled += room
+            position += room
+            if self._filled == BUFFER_BYTES:
+                self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Hash the current buffer and give it to the disk; go on with the other one."""
+        index, length, offset = self._current, self._filled, self._length
+        self._hasher.update(self._views[index][:length])
+        self._length += length
+        self._filled = 0
+        self._current = 1 - index
+        if self._failure is not None:
+            self._free[index].release()
+            raise self._failure
+        if self._thread is None:
+            try:
+                self._put(index, length, offset)
+            finally:
+                self._free[index].release()
+        else:
+            self._jobs.put((index, length, offset))
+
+    def _put(self, index: int, length: int, offset: int) -> None:
+        if self._direct and length % _BLOCK_BYTES:
+            # Direct I/O writes whole blocks; the excess is cut off when the file is closed.
+            length += -length % _BLOCK_BYTES
+        view = memoryview(self._maps[index])[:length]
+        while view:
+            written = os.pwrite(self._fd, view, offset)
+            view, offset = view[written:], offset + written
+
+    def _drain(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                if self._failure is None:
+                    self._put(*job)
+            except BaseException as error:  # noqa: BLE001 - raised again in the writing thread
+                self._failure = error
+            finally:
+                self._free[job[0]].release()
+
+    def close(self) -> FileRecord:
+        """Write what is left and say what the file holds."""
+        try:
+            if self._filled:
+                self._hand_over()
+        finally:
+            self._stop()
+        try:
+            if self._failure is not None:
+                raise self._failure
+            if self._direct and self._length % _BLOCK_BYTES:
+                os.ftruncate(self._fd, self._length)
+        finally:
+            os.close(self._fd)
+        return FileRecord(self._length, self._hasher.hexdigest())
+
+    def abandon(self) -> None:
+        """Let go of the file after a failure; its directory is swept as a whole."""
+        self._stop()
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
+
+    def _stop(self) -> None:
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join()
+            self._thread = None
+
+
+def write_bytes(path: Path, data: bytes) -> FileRecord:
+    """Write one small new file; flushing is the caller's."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+    finally:
+        os.close(fd)
+    return FileRecord(len(data), digest(data))
+
+
+def link_or_copy(source: Path, destination: Path) -> bool:
+    """Give `destination` the bytes of `source`; true when that cost no space (a hard link)."""
+    try:
+        os.link(source, destination)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES):
+            raise
+        shutil.copyfile(source, destination)
+        return False
+    return True
+
+
+def flush(path: Path) -> None:
+    """Force one file or directory to the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def flush_all(paths: Iterable[Path]) -> None:
+    """Force several files to the disk at once, so that a journal commits them together."""
+    todo = list(paths)
+    if len(todo) < 2:
+        for path in todo:
+            flush(path)
+        return
+    with ThreadPoolExecutor(min(8, len(todo)), thread_name_prefix="rekindle-flush") as pool:
+        list(pool.map(flush, todo))
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put a new version of a small file in place: the old one or the new one is seen, never half."""
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(4)}")
+    try:
+        write_bytes(temporary, data)
+        flush(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    flush(path.parent)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Add one line to a text file, in one write. Not flushed: such files are caches."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        os.write(fd, line + b"\n")
+    finally:
+        os.close(fd)
+
+
+# --------------------------------------------------------------------------- one new directory
+
+
+@contextlib.contextmanager
+def new_directory(destination: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Build a directory beside `destination`; it takes that name when the block ends well.
+
+    The block writes files into the directory that it is given and flushes them. On any exception
+    the half-built directory is removed and `destination` is as it was. After a kill the leavings
+    stay under a `.tmp-` name until `sweep`.
+
+    Raises:
+        AlreadyExistsError: `destination` exists and `overwrite` is false.
+        UnsupportedError: `overwrite` is true and the file system cannot exchange two directories.
+    """
+    destination = Path(os.path.realpath(destination))
+    if not overwrite and destination.exists():
+        raise exists_error(destination)
+    make_parents(destination.parent)
+    temporary = destination.parent / (
+        f"{TEMPORARY_PREFIX}{destination.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    )
+    os.mkdir(temporary)  # noqa: PTH102 - every write goes through `os`, where tests can fail it
+    lock = _lock_directory(temporary)
+    try:
+        yield temporary
+        flush_all([temporary, *(path for path in temporary.rglob("*") if path.is_dir())])
+        replaced = _publish(temporary, destination, overwrite=overwrite)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+    flush(destination.parent)
+    if replaced:
+        shutil.rmtree(temporary)
+
+
+def make_parents(directory: Path) -> None:
+    """Create a directory and its parents, each flushed into its own parent."""
+    missing = []
+    while not directory.exists():
+        missing.append(directory)
+        directory = directory.parent
+    if not directory.is_dir():
+        raise NotFoundError(
+            f"{directory}: expected a directory, found a file. Choose another path.",
+            path=directory,
+        )
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        flush(path.parent)
+
+
+def exists_error(destination: Path) -> AlreadyExistsError:
+    """The error for a destination that is taken."""
+    return AlreadyExistsError(
+        f"{destination}: expected nothing there, found an existing "
+        f"{'directory' if destination.is_dir() else 'file'}. "
+        "Choose another path, or pass overwrite=True to replace it in one step.",
+        path=destination,
+    )
+
+
+def _publish(temporary: Path, destination: Path, *, overwrite: bool) -> bool:
+    """Give the finished directory its name; true when an old one now bears the temporary name."""
+    exchange = overwrite and destination.exists()
+    try:
+        renamed = _rename_with_flags(temporary, destination, exchange=exchange)
+    except FileExistsError:
+        raise exists_error(destination) from None
+    if renamed:
+        return exchange
+    if exchange:
+        raise UnsupportedError(
+            f"{destination}: this file system cannot exchange two directories in one step, so "
+            "replacing it could lose it. Save to a new path instead.",
+            path=destination,
+        )
+    if destination.exists():
+        raise exists_error(destination)
+    os.rename(temporary, destination)  # noqa: PTH104
+    return False
+
+
+def _rename_with_flags(source: Path, destination: Path, *, exchange: bool) -> bool:
+    """Linux `renameat2`: exchange both names, or refuse to replace. False where it is missing."""
+    if not sys.platform.startswith("linux"):
+        return False
+    rename = _renameat2()
+    if rename is None:
+        return False
+    at_cwd, no_replace, swap = -100, 1, 2
+    flags = swap if exchange else no_replace
+    code = rename(at_cwd, os.fsencode(source), at_cwd, os.fsencode(destination), flags)
+    if code == 0:
+        return True
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(destination))
+
+
+def _renameat2() -> Any:
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(library, "renameat2"):
+        return None
+
+    def call(*arguments: Any) -> int:
+        return 0 if library.renameat2(*arguments) == 0 else ctypes.get_errno()
+
+    return call
+
+
+def _lock_directory(path: Path) -> int | None:
+    """Hold a directory while it is built, so that `sweep` elsewhere can tell it from leavings."""
+    try:
+        import fcntl
+    except ImportError:  # pragma: no cover - not on POSIX
+        return None
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def sweep(directory: Path, name: str = "") -> list[str]:
+    """Remove what killed saves left in `directory`; those still being written are kept.
+
+    Args:
+        directory: Where to look, not below.
+        name: Sweep only the leavings of saves to this name; all of them when empty.
+
+    Returns:
+        The names removed.
+    """
+    removed = []
+    body = re.escape(name) if name else ".*"
+    pattern = re.compile(re.escape(TEMPORARY_PREFIX) + body + r"(-\d+)?-[0-9a-f]{8}$")
+    for path in sorted(directory.iterdir()) if directory.is_dir() else []:
+        if not pattern.match(path.name):
+            continue
+        if path.is_dir():
+            lock = _lock_directory(path)
+            if lock is None:
+                continue
+            try:
+                shutil.rmtree(path)
+            finally:
+                os.close(lock)
+        else:
+            path.unlink(missing_ok=True)
+        removed.append(path.name)
+    return removed
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """Map a file copy-on-write: arrays over it can be changed without touching the file."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)

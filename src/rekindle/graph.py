@@ -1,0 +1,786 @@
+"""The walk: live objects to documents and arrays, with every identity kept.
+
+One `Walk` captures all components of a checkpoint, so that what two of them share is stored once
+and referred to elsewhere. Everything that cannot be data is collected with its path and refused
+together, before any file is written. The way back is `rekindle.match`.
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import enum
+import fnmatch
+import functools
+import threading
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rekindle import registry
+from rekindle.codecs import arrays, dtypes, values
+from rekindle.errors import UnsupportedError
+from rekindle.registry import label
+from rekindle.state import escape
+
+_DEEPEST = 48
+"""Nodes nested deeper than this are hoisted, so that no reader needs a deep stack."""
+
+Encoder = Callable[["Walk", Any, str], Any]
+
+
+@dataclass
+class Captured:
+    """Everything that a walk found, ready to be written."""
+
+    documents: dict[str, dict[str, Any]]
+    """One per component, in the order of the walk."""
+    arrays: dict[str, dict[str, arrays.Stored]]
+    """Per component, arrays by their name in its file."""
+    adapters: dict[str, str]
+    """What captured the root of each component."""
+    excluded: list[str]
+    """Paths that were left out because the caller asked."""
+    notes: list[str]
+    """What the capture could not keep exactly, in words."""
+
+
+@dataclass
+class _Held:
+    """An array met in the walk, until it is known which others overlap its memory."""
+
+    component: str
+    name: str
+    node: dict[str, Any]
+    stored: arrays.Stored
+    memory: np.ndarray[Any, Any] | None
+    code: str | None = None
+    low: int = 0
+    high: int = 0
+
+
+@dataclass
+class _Seen:
+    node: dict[str, Any]
+    component: str
+    value: Any = field(repr=False)
+
+
+class Walk:
+    """One capture.
+
+    Args:
+        exclude: Patterns of paths to leave out, such as `policy.writer` or `agent/*.viewer`.
+    """
+
+    def __init__(self, exclude: Iterable[str] = ()) -> None:
+        self.component = ""
+        self._exclude = tuple(exclude)
+        self._roots: dict[int, str] = {}
+        self._seen: dict[int, _Seen] = {}
+        self._lists: list[tuple[Any, Any, dict[str, Any]]] = []
+        self._held: list[_Held] = []
+        self._held_by_id: dict[int, _Held] = {}
+        self._names: dict[str, set[str]] = {}
+        self._next_id: dict[str, int] = {}
+        self._depth = 0
+        self._later: list[tuple[Any, str]] = []
+        self._numbers: dict[int, int] = {}
+        self._refusals: list[tuple[str, str]] = []
+        self._excluded: list[str] = []
+        self.notes: list[str] = []
+
+    # ------------------------------------------------------------------ the whole
+
+    def capture(self, components: Mapping[str, Any]) -> Captured:
+        """Capture named live objects.
+
+        Modules are walked before what refers to their tensors, so that each tensor gets its best
+        name; otherwise the order is the caller's.
+
+        Raises:
+            UnsupportedError: Some values cannot be data; the error lists every one.
+        """
+        for name, value in components.items():
+            if _has_identity(value):
+                self._roots.setdefault(id(value), name)
+        documents = {name: self._document(name, components[name]) for name in _order(components)}
+        self._settle_lists()
+        if self._refusals:
+            raise _refused(self._refusals)
+        stored = self._settle_arrays()
+        return Captured(
+            {name: documents[name] for name in components},
+            {name: stored.get(name, {}) for name in components},
+            {name: _adapter_name(components[name]) for name in components},
+            self._excluded,
+            self.notes,
+        )
+
+    def _document(self, component: str, value: Any) -> dict[str, Any]:
+        self.component = component
+        self._names[component] = set()
+        owner = self._roots.get(id(value), component)
+        document: dict[str, Any] = {}
+        if owner != component:
+            document["root"] = {"$ref": owner}
+            return document
+        self._place(document, "root", self._encode(value, ""))
+        hoisted: list[Any] = []
+        while self._later:
+            value, path = self._later.pop(0)
+            node = self._encode(value, path)
+            if isinstance(node, dict):
+                node["$id"] = self._numbers[id(value)]
+            hoisted.append(node)
+        if hoisted:
+            document["hoisted"] = hoisted
+        return document
+
+    # ------------------------------------------------------------------ one value
+
+    def node(self, value: Any, path: str) -> Any:
+        """The node of a value inside the current component.
+
+        Args:
+            value: Anything.
+            path: Where it stands, from the component's root; empty for the root.
+        """
+        cls = type(value)
+        encoder = _ENCODERS.get(cls)
+        if encoder is not None and encoder in _ATOMIC:
+            return encoder(self, value, path)
+        key = id(value)
+        owner = self._roots.get(key)
+        if owner is not None:
+            return {"$ref": owner}
+        seen = self._seen.get(key)
+        if seen is not None:
+            return {"$ref": self._token(seen)}
+        if self._depth >= _DEEPEST and _has_identity(value):
+            return self._hoist(value, path)
+        return self._encode(value, path)
+
+    def _encode(self, value: Any, path: str) -> Any:
+        cls = type(value)
+        encoder = _ENCODERS.get(cls)
+        if encoder is None:
+            encoder = _ENCODERS[cls] = _find_encoder(cls)
+        self._depth += 1
+        try:
+            return encoder(self, value, path)
+        finally:
+            self._depth -= 1
+
+    def remember(self, value: Any, node: dict[str, Any]) -> dict[str, Any]:
+        """Note that `value` is written as `node`, so that the next meeting refers to it."""
+        self._seen[id(value)] = _Seen(node, self.component, value)
+        if id(value) in self._numbers:
+            node["$id"] = self._numbers[id(value)]
+        return node
+
+    def _token(self, seen: _Seen) -> str:
+        node = seen.node
+        if "$array" in node:
+            return node["$array"]
+        if "$id" not in node:
+            node["$id"] = self._number(seen.component)
+        return f"{seen.component}#{node['$id']}"
+
+    def _number(self, component: str) -> int:
+        self._next_id[component] = self._next_id.get(component, 0) + 1
+        return self._next_id[component]
+
+    def _hoist(self, value: Any, path: str) -> dict[str, Any]:
+        number = self._numbers[id(value)] = self._number(self.component)
+        self._seen[id(value)] = _Seen({"$id": number}, self.component, value)
+        self._later.append((value, path))
+        return {"$ref": f"{self.component}#{number}"}
+
+    def _is_excluded(self, path: str) -> bool:
+        full = self.full(path)
+        for pattern in self._exclude:
+            if fnmatch.fnmatchcase(full, pattern) or fnmatch.fnmatchcase(
+                full.replace("/", ".", 1), pattern
+            ):
+                self._excluded.append(full)
+                return True
+        return False
+
+    def full(self, path: str) -> str:
+        """A path with its component's name before it, as messages show it."""
+        return f"{self.component}/{path}" if path else self.component
+
+    def refuse(self, path: str, reason: str) -> None:
+        """Note that something cannot be data; the walk goes on to find the others."""
+        self._refusals.append((self.full(path), reason))
+
+    def children(self, items: Mapping[str, Any] | Iterable[tuple[str, Any]], path: str) -> Any:
+        """Nodes of named values, as a plain dictionary node."""
+        pairs = items.items() if isinstance(items, Mapping) else items
+        node: dict[str, Any] = {}
+        for key, value in pairs:
+            self._put(node, escape(key), value, join(path, key))
+        return node
+
+    def _put(self, parent: Any, key: Any, value: Any, path: str) -> None:
+        if self._exclude and self._is_excluded(path):
+            parent[key] = {"$excluded": label(type(value))}
+        else:
+            self._place(parent, key, self.node(value, path))
+
+    def _place(self, parent: Any, key: Any, node: Any) -> None:
+        parent[key] = node
+        if type(node) is dict and "$list" in node:
+            self._lists.append((parent, key, node))
+
+    def elements(self, items: Iterable[Any], path: str) -> list[Any]:
+        """Nodes of values in a row."""
+        nodes: list[Any] = []
+        for index, value in enumerate(items):
+            nodes.append(None)
+            self._put(nodes, index, value, join(path, str(index)))
+        return nodes
+
+    def _settle_lists(self) -> None:
+        """Lists that nothing else refers to become plain JSON arrays."""
+        for parent, key, node in self._lists:
+            if "$id" not in node:
+                parent[key] = node["$list"]
+
+    # ------------------------------------------------------------------ arrays
+
+    def array(
+        self,
+        owner: Any,
+        data: np.ndarray[Any, Any],
+        path: str,
+        *,
+        code: str | None = None,
+        shared_memory: bool = True,
+        **extra: Any,
+    ) -> dict[str, Any]:
+        """Take an array into the component's file and return its node.
+
+        Args:
+            owner: The live object whose identity this is.
+            data: Its values; for a type that numpy lacks, its bits.
+            path: Its name in the file.
+            code: The safetensors type, where `data` holds only bits.
+            shared_memory: Whether `data` is the live memory, which other arrays may overlap.
+            extra: What else the node says (`library`, `device`, ...).
+        """
+        try:
+            stored, described = arrays.encode(data)
+        except TypeError as error:
+            self.refuse(path, f"an array of {error}")
+            return {}
+        if code is not None:
+            stored.code = code
+        name = self._unique(path or "value")
+        node: dict[str, Any] = {"$array": f"{self.component}/{name}", **described, **extra}
+        held = _Held(self.component, name, node, stored, data if shared_memory else None, code)
+        self._held.append(held)
+        return self.remember(owner, node)
+
+    def _unique(self, name: str) -> str:
+        taken = self._names[self.component]
+        if name == "__metadata__":
+            name = "_" + name
+        chosen, count = name, 1
+        while chosen in taken:
+            count += 1
+            chosen = f"{name}~{count}"
+        taken.add(chosen)
+        return chosen
+
+    def _settle_arrays(self) -> dict[str, dict[str, arrays.Stored]]:
+        """Give each piece of memory to one array; those that overlap it become views of it."""
+        stored: dict[str, dict[str, arrays.Stored]] = {}
+        for group in _overlapping(self._held):
+            if len(group) > 1:
+                host = self._host(group)
+                for held in group:
+                    if held is not host:
+                        self._make_view(held, host)
+                group = [host]
+            for held in group:
+                stored.setdefault(held.component, {})[held.name] = held.stored
+        # The walk's order, not memory's: the same state gives the same bytes.
+        rank = {(held.component, held.name): index for index, held in enumerate(self._held)}
+        return {
+            component: dict(
+                sorted(part.items(), key=lambda item: rank.get((component, item[0]), -1))
+            )
+            for component, part in stored.items()
+        }
+
+    def _host(self, group: list[_Held]) -> _Held:
+        low = min(held.low for held in group)
+        high = max(held.high for held in group)
+        for held in group:
+            plain = "dtype" not in held.node and "strides" not in held.node
+            if plain and held.low == low and held.high == high:
+                return held
+        first = group[0]
+        self.component = first.component
+        name = self._unique(f"{first.name}.memory")
+        buffer = (ctypes.c_uint8 * (high - low)).from_address(low)
+        raw = np.frombuffer(buffer, np.uint8).copy()
+        node = {"$array": f"{first.component}/{name}"}
+        return _Held(
+            first.component, name, node, arrays.Stored("U8", raw), None, None, low, high
+        )
+
+    def _make_view(self, held: _Held, host: _Held) -> None:
+        assert held.memory is not None
+        node = held.node
+        view = {
+            "$view": host.node["$array"],
+            "name": node["$array"],
+            "offset": held.memory.ctypes.data - host.low,
+            "shape": list(held.memory.shape),
+            "strides": list(held.memory.strides),
+            "dtype": dtypes.describe(held.memory.dtype),
+        }
+        if held.code is not None:
+            view["code"] = held.code
+        rest = {
+            key: value
+            for key, value in node.items()
+            if key not in ("$array", "dtype", "shape", "strides")
+        }
+        node.clear()
+        node.update(view)
+        node.update(rest)
+
+
+def join(path: str, key: str) -> str:
+    """A path one step further."""
+    return f"{path}.{key}" if path else key
+
+
+def _refused(refusals: list[tuple[str, str]]) -> UnsupportedError:
+    lines = "\n".join(f"  {path}: {reason}" for path, reason in refusals[:20])
+    more = f"\n  ... and {len(refusals) - 20} more" if len(refusals) > 20 else ""
+    return UnsupportedError(
+        f"{len(refusals)} value(s) cannot be expressed as data, so nothing was written:\n"
+        f"{lines}{more}\n"
+        "Leave them out with exclude=[path], or save the object that can rebuild them.",
+        key=refusals[0][0],
+        refusals=refusals,
+    )
+
+
+def _overlapping(held: list[_Held]) -> Iterable[list[_Held]]:
+    """Arrays grouped by overlapping memory, each group in the order of the walk."""
+    spans = []
+    for index, item in enumerate(held):
+        memory = item.memory
+        if memory is None or memory.size == 0:
+            yield [item]
+            continue
+        address = memory.ctypes.data
+        if memory.flags.c_contiguous:
+            item.low, item.high = address, address + memory.nbytes
+        else:
+            steps = [(n - 1) * s for n, s in zip(memory.shape, memory.strides, strict=True)]
+            item.low = address + sum(step for step in steps if step < 0)
+            item.high = address + sum(step for step in steps if step > 0) + memory.itemsize
+        spans.append((item.low, item.high, index))
+    spans.sort()
+    group: list[int] = []
+    end = 0
+    for low, high, index in spans:
+        if group and low >= end:
+            yield [held[i] for i in sorted(group)]
+            group = []
+        group.append(index)
+        end = max(end, high) if len(group) > 1 else high
+    if group:
+        yield [held[i] for i in sorted(group)]
+
+
+def _order(components: Mapping[str, Any]) -> list[str]:
+    """Components in the order of the walk: those whose adapter names tensors best come first."""
+
+    def rank(name: str) -> int:
+        adapter = registry.adapter_for(type(components[name]))
+        return getattr(adapter, "rank", 1)
+
+    return sorted(components, key=rank)
+
+
+def _adapter_name(value: Any) -> str:
+    adapter = registry.adapter_for(type(value))
+    if adapter is not None:
+        return adapter.name
+    return "plain" if type(value) in _ENCODERS and type(value) not in _OBJECTS else "graph"
+
+
+def _has_identity(value: Any) -> bool:
+    """Whether two names of this value must come back as two names of one."""
+    cls = type(value)
+    if cls in (tuple, frozenset) or values.encoder_for(cls) is not None:
+        return False
+    return not isinstance(value, (type, types.ModuleType, enum.Enum, tuple))
+
+
+# --------------------------------------------------------------------------- encoders
+
+
+def _atomic(encode: Callable[[Any], Any]) -> Encoder:
+    def encoder(walk: Walk, value: Any, path: str) -> Any:
+        return encode(value)
+
+    return encoder
+
+
+def _checked(encode: Callable[[Any], Any]) -> Encoder:
+    """An encoder that may find a value it cannot write, such as an exotic time zone."""
+
+    def encoder(walk: Walk, value: Any, path: str) -> Any:
+        try:
+            return encode(value)
+        except (TypeError, ValueError) as error:
+            walk.refuse(path, f"{label(type(value))}: {error}")
+            return None
+
+    return encoder
+
+
+_PLAIN = (type(None), bool, int, float, str)
+_ENCODERS: dict[type, Encoder] = {cls: _atomic(values.ENCODERS[cls]) for cls in _PLAIN}
+_ATOMIC = set(_ENCODERS.values())
+_OBJECTS: set[type] = set()
+
+
+def _encode_dict(walk: Walk, value: dict[Any, Any], path: str) -> Any:
+    if all(type(key) is str and (key.isascii() or _is_text(key)) for key in value):
+        node: dict[str, Any] = {}
+        walk.remember(value, node)
+        for key, item in value.items():
+            walk._put(node, escape(key), item, join(path, key))
+        return node
+    node = walk.remember(value, {"$dict": []})
+    node["$dict"] = _pairs(walk, value, path)
+    return node
+
+
+def _is_text(key: str) -> bool:
+    return values.encode_str(key) is key
+
+
+def _pairs(walk: Walk, value: Mapping[Any, Any], path: str) -> list[Any]:
+    pairs = []
+    for key, item in value.items():
+        pair: list[Any] = [None, None]
+        walk._put(pair, 0, key, join(path, "keys()"))
+        walk._put(pair, 1, item, join(path, str(key) if isinstance(key, (str, int)) else "values()"))
+        pairs.append(pair)
+    return pairs
+
+
+def _encode_list(walk: Walk, value: list[Any], path: str) -> Any:
+    node = walk.remember(value, {"$list": []})
+    node["$list"] = walk.elements(value, path)
+    return node
+
+
+def _encode_tuple(walk: Walk, value: tuple[Any, ...], path: str) -> Any:
+    # Registered before its elements: a tuple can hold a list that holds the tuple.
+    node = walk.remember(value, {"$tuple": []})
+    node["$tuple"] = walk.elements(value, path)
+    return node
+
+
+def _encode_set(walk: Walk, value: Any, path: str) -> Any:
+    tag = "$set" if type(value) is set else "$frozenset"
+    node = walk.remember(value, {tag: []})
+    node[tag] = walk.elements(value, path)
+    return node
+
+
+def _encode_deque(walk: Walk, value: collections.deque[Any], path: str) -> Any:
+    node = walk.remember(value, {"$deque": []})
+    if value.maxlen is not None:
+        node["maxlen"] = value.maxlen
+    node["$deque"] = walk.elements(value, path)
+    return node
+
+
+def _encode_mapping(walk: Walk, value: Any, path: str) -> Any:
+    """`OrderedDict`, `defaultdict`, `Counter` and mapping proxies."""
+    node: dict[str, Any] = walk.remember(value, {"$dict": [], "class": label(type(value))})
+    if isinstance(value, collections.defaultdict):
+        node["factory"] = walk.node(value.default_factory, join(path, "default_factory"))
+    node["$dict"] = _pairs(walk, value, path)
+    return node
+
+
+def _encode_bytearray(walk: Walk, value: bytearray, path: str) -> Any:
+    return walk.remember(value, {"$bytearray": values.ENCODERS[bytes](bytes(value))["$bytes"]})
+
+
+def _encode_slice(walk: Walk, value: slice, path: str) -> Any:
+    return {"$slice": walk.elements([value.start, value.stop, value.step], path)}
+
+
+def _encode_ndarray(walk: Walk, value: np.ndarray[Any, Any], path: str) -> Any:
+    if value.dtype == object:
+        node = walk.remember(value, {"$objects": [], "shape": list(value.shape)})
+        node["$objects"] = walk.elements(value.reshape(-1).tolist(), path)
+        return node
+    return walk.array(value, value, path)
+
+
+def _encode_type(walk: Walk, value: type, path: str) -> Any:
+    return {"$class": label(value)}
+
+
+def _encode_named(walk: Walk, value: Any, path: str) -> Any:
+    """Anything that is only compared by its name: generic aliases, ufuncs, built-in functions."""
+    owner = getattr(value, "__self__", None)
+    if owner is not None and not isinstance(owner, (types.ModuleType, type)):
+        return walk.remember(
+            value,
+            {"$method": value.__name__, "self": walk.node(owner, join(path, "__self__"))},
+        )
+    module = getattr(value, "__module__", None) or type(value).__module__
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or repr(value)
+    return {"$function": f"{module}:{name}"}
+
+
+def _encode_function(walk: Walk, value: types.FunctionType, path: str) -> Any:
+    node = walk.remember(value, {"$function": f"{value.__module__}:{value.__qualname__}"})
+    if value.__closure__:
+        cells = zip(value.__code__.co_freevars, value.__closure__, strict=True)
+        filled = [(name, cell.cell_contents) for name, cell in cells if _is_filled(cell)]
+        node["closure"] = walk.children(filled, join(path, "<closure>"))
+    if value.__dict__:
+        attributes = {k: v for k, v in value.__dict__.items() if k != "__wrapped__"}
+        node["attributes"] = walk.children(attributes, path)
+    return node
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 - an empty cell raises
+    except ValueError:
+        return False
+    return True
+
+
+def _encode_method(walk: Walk, value: types.MethodType, path: str) -> Any:
+    node = walk.remember(value, {"$method": value.__func__.__name__, "self": None})
+    node["self"] = walk.node(value.__self__, join(path, "__self__"))
+    return node
+
+
+def _encode_partial(walk: Walk, value: functools.partial[Any], path: str) -> Any:
+    node = walk.remember(value, {"$partial": None})
+    node["$partial"] = walk.node(value.func, join(path, "func"))
+    node["args"] = walk.elements(value.args, join(path, "args"))
+    node["kwargs"] = walk.children(value.keywords, join(path, "kwargs"))
+    return node
+
+
+def _encode_module(walk: Walk, value: types.ModuleType, path: str) -> Any:
+    return {"$module": value.__name__}
+
+
+_ENCODERS.update(
+    {
+        dict: _encode_dict,
+        list: _encode_list,
+        tuple: _encode_tuple,
+        set: _encode_set,
+        frozenset: _encode_set,
+        collections.deque: _encode_deque,
+        collections.OrderedDict: _encode_mapping,
+        collections.defaultdict: _encode_mapping,
+        collections.Counter: _encode_mapping,
+        types.MappingProxyType: _encode_mapping,
+        bytearray: _encode_bytearray,
+        slice: _encode_slice,
+        np.ndarray: _encode_ndarray,
+        type: _encode_type,
+        types.FunctionType: _encode_function,
+        types.BuiltinFunctionType: _encode_named,
+        types.MethodWrapperType: _encode_named,
+        types.WrapperDescriptorType: _encode_named,
+        types.MethodDescriptorType: _encode_named,
+        types.GenericAlias: _encode_named,
+        np.ufunc: _encode_named,
+        types.MethodType: _encode_method,
+        functools.partial: _encode_partial,
+        types.ModuleType: _encode_module,
+        np.memmap: _encode_ndarray,
+    }
+)
+
+
+def _find_encoder(cls: type) -> Encoder:
+    """How to write values of a class that was not met before."""
+    plain = values.encoder_for(cls)
+    if plain is not None:
+        return _checked(plain)
+    if issubclass(cls, enum.Enum):
+        return _encode_enum
+    if issubclass(cls, type):
+        return _encode_type
+    adapter = registry.adapter_for(cls)
+    if adapter is not None:
+        return _adapted(adapter)
+    if issubclass(cls, tuple):
+        return _encode_namedtuple if hasattr(cls, "_fields") else _encode_subclass
+    if cls.__module__ == "typing" or type(cls).__module__ == "typing":
+        return _encode_named
+    _OBJECTS.add(cls)
+    if any(issubclass(cls, base) for base in _CONTAINERS):
+        return _encode_subclass
+    reason = native_reason(cls)
+    if reason is None:
+        return _encode_object
+    return _refuser(reason)
+
+
+_CONTAINERS: tuple[type, ...] = (dict, list, tuple, set, frozenset, collections.deque, bytearray)
+_CONTAINERS += (int, float, str, bytes, complex, BaseException)
+
+
+def _encode_enum(walk: Walk, value: enum.Enum, path: str) -> Any:
+    return {
+        "$enum": label(type(value)),
+        "name": value.name,
+        "value": walk.node(value.value, join(path, "value")),
+    }
+
+
+def _adapted(adapter: Any) -> Encoder:
+    def encoder(walk: Walk, value: Any, path: str) -> Any:
+        node: dict[str, Any] = {"$adapter": adapter.name, "class": label(type(value))}
+        if adapter.is_value:
+            return adapter.capture(value, walk, path)
+        walk.remember(value, node)
+        node.update(adapter.capture(value, walk, path))
+        return node
+
+    return encoder
+
+
+def _encode_namedtuple(walk: Walk, value: Any, path: str) -> Any:
+    node = walk.remember(value, {"$namedtuple": label(type(value)), "fields": {}})
+    node["fields"] = walk.children(
+        zip(type(value)._fields, tuple.__iter__(value), strict=True), path
+    )
+    return node
+
+
+def _encode_object(walk: Walk, value: Any, path: str) -> Any:
+    node = walk.remember(value, {"$object": label(type(value)), "attributes": {}})
+    node["attributes"] = walk.children(attributes_of(value), path)
+    return node
+
+
+def _encode_subclass(walk: Walk, value: Any, path: str) -> Any:
+    """A Python class derived from a built-in container or value: its items and its attributes."""
+    node = walk.remember(value, {"$object": label(type(value)), "attributes": {}})
+    content = plain_content(value)
+    holder: list[Any] = [None]
+    walk._put(holder, 0, content, join(path, "items()"))
+    node["items"] = holder[0]
+    node["attributes"] = walk.children(attributes_of(value), path)
+    return node
+
+
+def plain_content(value: Any) -> Any:
+    """What an instance of a subclass of a built-in type holds, as that built-in type."""
+    for base in _CONTAINERS:
+        if isinstance(value, base):
+            if base is collections.deque:
+                return collections.deque(collections.deque.__iter__(value), value.maxlen)
+            if base is BaseException:
+                return value.args
+            if base is dict:
+                return dict(dict.items(value))
+            return base(base.__iter__(value)) if hasattr(base, "__iter__") else base(value)
+    raise TypeError(f"{type(value)} derives from no built-in container")
+
+
+def _refuser(reason: str) -> Encoder:
+    def encoder(walk: Walk, value: Any, path: str) -> Any:
+        walk.refuse(path, f"{label(type(value))}, {reason}")
+
+    return encoder
+
+
+# --------------------------------------------------------------------------- attributes
+
+
+@functools.cache
+def slots_of(cls: type) -> tuple[tuple[str, Any], ...]:
+    """The slots of a class and its bases: attribute name and descriptor."""
+    found = []
+    for base in cls.__mro__:
+        for name, member in vars(base).items():
+            if isinstance(member, types.MemberDescriptorType) and base.__flags__ & _HEAP_TYPE:
+                found.append((name, member))
+    return tuple(found)
+
+
+def attributes_of(value: Any) -> dict[str, Any]:
+    """The attributes of an object, from its `__dict__` and its slots, without running its code."""
+    attributes = dict(getattr(value, "__dict__", {}))
+    for name, member in slots_of(type(value)):
+        try:
+            attributes[name] = member.__get__(value)
+        except AttributeError:
+            continue
+    return attributes
+
+
+_HEAP_TYPE = 1 << 9
+_KNOWN_NATIVE = {
+    types.GeneratorType: "a suspended generator: what it would do next cannot be written down",
+    types.CoroutineType: "a suspended coroutine",
+    types.AsyncGeneratorType: "a suspended asynchronous generator",
+    types.FrameType: "a stack frame",
+    types.CodeType: "a code object",
+    types.TracebackType: "a traceback",
+    threading.Thread: "a thread: what it is doing cannot be written down",
+}
+
+
+@functools.cache
+def native_reason(cls: type) -> str | None:
+    """Why objects of a class cannot be walked by attributes; None when they can.
+
+    An object made by C code holds state that no attribute shows. Such a class is told by a base
+    that Python did not make, or by members that only C code can define.
+    """
+    for base in cls.__mro__:
+        if base in _KNOWN_NATIVE:
+            return _KNOWN_NATIVE[base]
+    if issubclass(cls, np.ndarray):
+        return "a subclass of numpy.ndarray, whose extra state is unknown"
+    for base in cls.__mro__[:-1]:
+        if base.__module__ in ("typing", "abc", "collections.abc", "_collections_abc", "contextlib"):
+            continue
+        native = not base.__flags__ & _HEAP_TYPE
+        if not native:
+            native = any(
+                isinstance(member, (types.WrapperDescriptorType, types.MethodDescriptorType))
+                and member.__objclass__ is base
+                for member in vars(base).values()
+            ) or isinstance(vars(base).get("__new__"), types.BuiltinFunctionType)
+        if native:
+            which = "" if base is cls else f" (through {label(base)})"
+            return (
+                f"an object of compiled code{which}, whose state no attribute shows and for which "
+                "there is no adapter"
+            )
+    return None

@@ -1,0 +1,236 @@
+"""The manifest, `checkpoint.json`: which files a checkpoint has, and what they are.
+
+The records here and the tables of `docs/format.md` say the same; a test compares them.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rekindle import files
+from rekindle.codecs import values
+from rekindle.errors import (
+    DamagedError,
+    FormatError,
+    NotFoundError,
+    UnsupportedError,
+    VersionError,
+)
+from rekindle.files import FileRecord
+
+NAME = "checkpoint.json"
+FORMAT = "rekindle"
+VERSION = 1
+FEATURES: frozenset[str] = frozenset()
+"""Values of `requires` that this version understands."""
+KINDS = ("checkpoint", "policy")
+
+_DIGEST = re.compile(rb'"digest": "([0-9a-f]{64})"\s*}\s*$')
+_COMPONENT = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
+
+
+class ComponentRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One component: what captured it, and its files."""
+
+    adapter: str
+    document: str
+    arrays: list[str] = []
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of the checkpoint."""
+
+    bytes: int
+    blake3: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Every key of `checkpoint.json`, in the order in which they are written."""
+
+    format: str = FORMAT
+    version: int = VERSION
+    kind: str = "checkpoint"
+    requires: list[str] = []
+    step: int = 0
+    counters: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
+    created: str = ""
+    elapsed_seconds: float | None = None
+    parent: str | None = None
+    components: dict[str, ComponentRecord] = {}
+    files: dict[str, FileEntry] = {}
+    spaces: dict[str, Any] = {}
+    environment: dict[str, Any] = {}
+    excluded: list[str] = []
+    notes: list[str] = []
+    extra: dict[str, Any] = {}
+    """Keys that this version does not know; written back as they were."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all files, without the manifest."""
+        return sum(entry.bytes for entry in self.files.values())
+
+    def records(self) -> dict[str, FileRecord]:
+        """The list of files as `files.check_files` takes it."""
+        return {name: FileRecord(entry.bytes, entry.blake3) for name, entry in self.files.items()}
+
+
+def check_component(name: str) -> None:
+    """Refuse a component's name that could not name a file.
+
+    Raises:
+        UnsupportedError: It is not a plain identifier, or is the manifest's own.
+    """
+    if not _COMPONENT.fullmatch(name) or name.lower() == "checkpoint":
+        raise UnsupportedError(
+            f"{name!r}: expected a component named by letters, digits and '_', other than "
+            "'checkpoint', because files are named after it. Rename the keyword argument.",
+            key=name,
+        )
+
+
+def check_metrics(metrics: dict[str, Any], what: str) -> dict[str, Any]:
+    """Metrics or counters as JSON: numbers, text, true, false, null.
+
+    Raises:
+        UnsupportedError: A value is something else; numpy and torch scalars count as numbers.
+    """
+    checked = {}
+    for key, value in metrics.items():
+        plain = value.item() if getattr(value, "shape", None) == () else value
+        if not isinstance(key, str) or not isinstance(plain, (int, float, str, type(None))):
+            raise UnsupportedError(
+                f"{what}[{key!r}]: expected a number or text under a text key, found "
+                f"{type(value).__name__}. Convert it with float(...), or track it as a component.",
+                key=str(key),
+            )
+        encoder = values.ENCODERS[next(c for c in (bool, int, float, str, type(None))
+                                       if isinstance(plain, c))]  # fmt: skip
+        checked[key] = encoder(plain)
+    return checked
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The bytes of `checkpoint.json`, with their own digest at the end."""
+    content = msgspec.to_builtins(manifest)
+    content |= content.pop("extra")
+    content["digest"] = "0" * 64
+    text = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+    return _with_digest(text, files.digest(text).encode())
+
+
+def _with_digest(text: bytes, digest: bytes) -> bytes:
+    found = _DIGEST.search(text)
+    assert found is not None
+    return text[: found.start(1)] + digest + text[found.end(1) :]
+
+
+def read(directory: Path) -> Manifest:
+    """Read and check the manifest of a checkpoint's directory.
+
+    Raises:
+        NotFoundError: There is no such directory, or no manifest in it.
+        DamagedError: The manifest's bytes are not those that were written.
+        FormatError: The file is no manifest.
+        VersionError: A newer version wrote it, or it requires an unknown feature.
+    """
+    path = directory / NAME
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError(
+            f"{directory}: expected a checkpoint (a directory with a {NAME}), found "
+            f"{_what(directory)}. `rekindle ls` lists the checkpoints of a run.",
+            path=directory,
+        ) from None
+    return decode(text, path)
+
+
+def _what(directory: Path) -> str:
+    if directory.is_dir():
+        return "a directory without one"
+    return "a file" if directory.exists() else "nothing"
+
+
+def decode(text: bytes, path: Path) -> Manifest:
+    """Read a manifest from its bytes; see `read`."""
+    content = _content(text, path)
+    if _DIGEST.search(text):
+        _check_digest(text, path)
+    if content.get("format") != FORMAT:
+        raise FormatError(
+            f"{path}: expected format 'rekindle', found {content.get('format')!r}. "
+            "This is not a checkpoint of Rekindle.",
+            path=path,
+        )
+    version = content.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise VersionError(
+            f"{path}: expected format version {VERSION} or older, found {version}. "
+            "A newer Rekindle wrote it: upgrade with `pip install -U rekindle`.",
+            path=path,
+        )
+    unknown = sorted(set(map(str, content.get("requires", []))) - FEATURES)
+    if unknown:
+        raise VersionError(
+            f"{path}: expected only known features, found {', '.join(unknown)} in `requires`. "
+            "Reading it without them would be wrong: upgrade with `pip install -U rekindle`.",
+            path=path,
+        )
+    _check_digest(text, path)
+    known = {name: content[name] for name in Manifest.__struct_fields__ if name in content}
+    known.pop("extra", None)
+    extra = {k: v for k, v in content.items() if k not in known and k != "digest"}
+    try:
+        manifest = msgspec.convert({**known, "extra": extra}, Manifest)
+    except msgspec.ValidationError as error:
+        raise FormatError(f"{path}: malformed manifest: {error}.", path=path) from error
+    _check_names(manifest, path)
+    return manifest
+
+
+def _content(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        content = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise DamagedError(
+            f"{path}: expected JSON, found bytes that are not ({error}). The manifest is damaged: "
+            "`rekindle verify` says more; fall back to an earlier checkpoint.",
+            path=path,
+        ) from error
+    if not isinstance(content, dict):
+        raise FormatError(f"{path}: expected a JSON object, found {type(content).__name__}.")
+    return content
+
+
+def _check_digest(text: bytes, path: Path) -> None:
+    found = _DIGEST.search(text)
+    expected = found.group(1).decode() if found else "none"
+    actual = files.digest(_with_digest(text, b"0" * 64)) if found else "none"
+    if found is None or expected != actual:
+        raise DamagedError(
+            f"{path}: expected the digest {expected} that it says of itself, found {actual}. "
+            "The manifest is damaged: fall back to an earlier checkpoint.",
+            path=path,
+        )
+
+
+def _check_names(manifest: Manifest, path: Path) -> None:
+    """Every file that a component names is inside and in the list."""
+    for name in manifest.files:
+        files.check_name(name, path)
+    for component, record in manifest.components.items():
+        for name in (record.document, *record.arrays):
+            files.check_name(name, path)
+            if name not in manifest.files:
+                raise FormatError(
+                    f"{path}: expected the file {name!r} of {component} in `files`, found no "
+                    "entry. The manifest is malformed.",
+                    path=path,
+                    key=component,
+                )

@@ -1,0 +1,83 @@
+"""Which module handles which kind of thing, as dotted names, so that nothing is imported early.
+
+A class is looked up by the names of the classes it derives from. The adapter's module is imported
+on first use, when the framework is loaded already: an object of it exists.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from typing import Any
+
+ADAPTERS: dict[str, str] = {
+    # Written as: class of the live object -> module:attribute of its adapter.
+    "torch.Tensor": "rekindle.adapters.torch_values:TENSOR",
+    "torch.dtype": "rekindle.adapters.torch_values:DTYPE",
+    "torch.device": "rekindle.adapters.torch_values:DEVICE",
+    "torch.Size": "rekindle.adapters.torch_values:SIZE",
+    "torch._C.Generator": "rekindle.adapters.torch_values:GENERATOR",
+    "torch.nn.modules.module.Module": "rekindle.adapters.torch_module:MODULE",
+    "torch.optim.optimizer.Optimizer": "rekindle.adapters.torch_optim:OPTIMIZER",
+    "torch.amp.grad_scaler.GradScaler": "rekindle.adapters.torch_optim:SCALER",
+    "random.Random": "rekindle.adapters.generators:PYTHON",
+    "numpy.random._generator.Generator": "rekindle.adapters.generators:NUMPY_GENERATOR",
+    "numpy.random.bit_generator.BitGenerator": "rekindle.adapters.generators:NUMPY_BITS",
+    "numpy.random.mtrand.RandomState": "rekindle.adapters.generators:NUMPY_LEGACY",
+    "numpy.random.bit_generator.SeedSequence": "rekindle.adapters.generators:SEED_SEQUENCE",
+    "rekindle.adapters.generators.GlobalRNG": "rekindle.adapters.generators:GLOBAL",
+    "gymnasium.spaces.space.Space": "rekindle.adapters.gymnasium:SPACE",
+    "gymnasium.envs.registration.EnvSpec": "rekindle.adapters.gymnasium:SPEC",
+    "stable_baselines3.common.base_class.BaseAlgorithm": "rekindle.adapters.sb3:ALGORITHM",
+    "stable_baselines3.common.logger.Logger": "rekindle.adapters.sb3:LOGGER",
+    "stable_baselines3.common.buffers.BaseBuffer": "rekindle.adapters.sb3:BUFFER",
+    "stable_baselines3.common.callbacks.BaseCallback": "rekindle.adapters.sb3:CALLBACK",
+    "stable_baselines3.common.monitor.ResultsWriter": "rekindle.adapters.external:EXTERNAL",
+    "logging.Logger": "rekindle.adapters.external:EXTERNAL",
+    "logging.LoggerAdapter": "rekindle.adapters.external:EXTERNAL",
+    "_thread.lock": "rekindle.adapters.external:LOCK",
+    "_thread.RLock": "rekindle.adapters.external:LOCK",
+    "pygame.surface.Surface": "rekindle.adapters.external:EXTERNAL",
+    "pygame.time.Clock": "rekindle.adapters.external:EXTERNAL",
+    "functools._lru_cache_wrapper": "rekindle.adapters.external:EXTERNAL",
+    "weakref.ReferenceType": "rekindle.adapters.external:EXTERNAL",
+    "_io._IOBase": "rekindle.adapters.external:STREAM",
+}
+
+
+def label(cls: type) -> str:
+    """The name under which a class is compared: `module:qualified name`."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+@cache
+def adapter_for(cls: type) -> Any | None:
+    """The adapter of a class, found by the names in its method resolution order, or None."""
+    for base in cls.__mro__:
+        target = ADAPTERS.get(f"{base.__module__}.{base.__qualname__}")
+        if target is not None:
+            return load(target)
+    return None
+
+
+def load(target: str) -> Any:
+    """Import `module:attribute` and return the attribute."""
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+@cache
+def adapter_named(name: str) -> Any | None:
+    """The adapter that wrote a node, found by the name in the file among those known here.
+
+    Only modules of this package are imported for it; the file chooses among them, no more.
+    """
+    prefix = name.partition(".")[0]
+    for target in ADAPTERS.values():
+        module = target.partition(":")[0]
+        if not module.rpartition(".")[2].startswith(prefix):
+            continue
+        adapter = load(target)
+        if adapter.name == name:
+            return adapter
+    return None
