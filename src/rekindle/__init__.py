@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 from rekindle.adapters.generators import GlobalRNG
 from rekindle.checkpoint import Checkpoint, load, restore, save, verify
-from rekindle.checkpoint import open_checkpoint as open  # noqa: A004 - the public name is `rk.open`
+from rekindle.checkpoint import open_checkpoint as open
 from rekindle.errors import (
     AlreadyExistsError,
     DamagedError,

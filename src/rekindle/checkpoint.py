@@ -570,7 +570,9 @@ def verify(path: PathLike) -> VerifyReport:
         try:
             record = manifest.read(directory)
         except DamagedError as error:
-            differences.append(Difference(prefix + manifest.NAME, "the manifest as written", str(error)))
+            differences.append(
+                Difference(prefix + manifest.NAME, "the manifest as written", str(error))
+            )
             continue
         except NotFoundError:
             if not steps:
@@ -578,9 +580,7 @@ def verify(path: PathLike) -> VerifyReport:
             differences.append(Difference(prefix + manifest.NAME, "a manifest", "no file"))
             continue
         found = files.check_files(directory, record.records(), {manifest.NAME})
-        differences += [
-            Difference(prefix + item.key, item.expected, item.found) for item in found
-        ]
+        differences += [Difference(prefix + item.key, item.expected, item.found) for item in found]
         num_files += len(record.files) + 1
         total += record.num_bytes
     return VerifyReport(str(root), len(steps) or 1, num_files, total, tuple(differences))

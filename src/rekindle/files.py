@@ -138,9 +138,7 @@ def check_files(root: Path, expected: dict[str, FileRecord], own: set[str]) -> l
             differences.append(Difference(name, f"{record.bytes} bytes", "no file"))
             continue
         if found.bytes != record.bytes:
-            differences.append(
-                Difference(name, f"{record.bytes} bytes", f"{found.bytes} bytes")
-            )
+            differences.append(Difference(name, f"{record.bytes} bytes", f"{found.bytes} bytes"))
         elif found.blake3 != record.blake3:
             differences.append(
                 Difference(name, f"blake3 {record.blake3}", f"blake3 {found.blake3}")

@@ -331,9 +331,7 @@ class Walk:
         buffer = (ctypes.c_uint8 * (high - low)).from_address(low)
         raw = np.frombuffer(buffer, np.uint8).copy()
         node = {"$array": f"{first.component}/{name}"}
-        return _Held(
-            first.component, name, node, arrays.Stored("U8", raw), None, None, low, high
-        )
+        return _Held(first.component, name, node, arrays.Stored("U8", raw), None, None, low, high)
 
     def _make_view(self, held: _Held, host: _Held) -> None:
         assert held.memory is not None
@@ -479,7 +477,9 @@ def _pairs(walk: Walk, value: Mapping[Any, Any], path: str) -> list[Any]:
     for key, item in value.items():
         pair: list[Any] = [None, None]
         walk._put(pair, 0, key, join(path, "keys()"))
-        walk._put(pair, 1, item, join(path, str(key) if isinstance(key, (str, int)) else "values()"))
+        walk._put(
+            pair, 1, item, join(path, str(key) if isinstance(key, (str, int)) else "values()")
+        )
         pairs.append(pair)
     return pairs
 
@@ -768,7 +768,13 @@ def native_reason(cls: type) -> str | None:
     if issubclass(cls, np.ndarray):
         return "a subclass of numpy.ndarray, whose extra state is unknown"
     for base in cls.__mro__[:-1]:
-        if base.__module__ in ("typing", "abc", "collections.abc", "_collections_abc", "contextlib"):
+        if base.__module__ in (
+            "typing",
+            "abc",
+            "collections.abc",
+            "_collections_abc",
+            "contextlib",
+        ):
             continue
         native = not base.__flags__ & _HEAP_TYPE
         if not native:

@@ -75,7 +75,7 @@ class Match:
     def run(self) -> None:
         """First pass over every asked-for component; `apply` is the second."""
         for name, live in self._roots.items():
-            self._enter(name)
+            self.enter(name)
             outcome = self._outcomes.get(name, MISSING)
             if outcome is MISSING:
                 outcome = self._root(name, live)
@@ -104,7 +104,8 @@ class Match:
         for action in self._actions:
             action()
 
-    def _enter(self, component: str) -> None:
+    def enter(self, component: str) -> None:
+        """Read nodes of this component's document from now on."""
         self.component = component
         self._document = self._source.document(component)
 
@@ -125,6 +126,10 @@ class Match:
     def settle(self, value: Any) -> Any:
         """The final object for an outcome that was not built yet when it was asked for."""
         return self._outcomes[value.token] if isinstance(value, _Pending) else value
+
+    def asks_for(self, component: str) -> bool:
+        """Whether this component is among those being restored."""
+        return component in self._roots
 
     def claim(self, live: Any, path: str) -> bool:
         """Let a live object answer for the node at `path`; false when it answers for another."""
@@ -552,7 +557,9 @@ class Match:
         if library is not None:
             adapter = registry.adapter_named(f"{library}.tensor")
             if adapter is None:
-                raise FormatError(f"{self.full(path)}: expected a known library, found {library!r}.")
+                raise FormatError(
+                    f"{self.full(path)}: expected a known library, found {library!r}."
+                )
             outcome = adapter.restore_array(node, live, self, path, strict)
         else:
             outcome = self._numpy(node, live, path, strict)
@@ -610,10 +617,10 @@ class Match:
             )
         here = self.component
         try:
-            self._enter(component)
+            self.enter(component)
             return self.node(stored, live, path, strict=strict)
         finally:
-            self._enter(here)
+            self.enter(here)
 
     def _class_name(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
         if isinstance(live, type) and label(live) == node["$class"]:

@@ -30,7 +30,9 @@ def columns(rows: Iterable[Sequence[str]], indent: str = "  ") -> str:
     rows = [list(row) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
     return "\n".join(
-        (indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))).rstrip()
+        (
+            indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        ).rstrip()
         for row in rows
     )
 
@@ -103,7 +105,12 @@ class RestoreReport(Shown):
     def _text(self) -> str:
         lines = [f"Restored {self.path} at step {self.step:,}"]
         rows = [
-            (item.component, item.adapter, plural(item.num_arrays, "array"), num_bytes(item.num_bytes))
+            (
+                item.component,
+                item.adapter,
+                plural(item.num_arrays, "array"),
+                num_bytes(item.num_bytes),
+            )
             for item in self.restored
         ]
         if rows:

@@ -234,6 +234,39 @@ class Run(Shown):
             manifest.check_component(name)
         self._tracked |= components
 
+    def describe(
+        self,
+        *,
+        algorithm: str | None = None,
+        environment: str | None = None,
+        configuration: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Say what is trained, where the constructor was not told; before the first save."""
+        given = {
+            "algorithm": algorithm,
+            "environment": environment,
+            "configuration": _plain(configuration or {}),
+        }
+        for key, value in given.items():
+            self._about[key] = self._about[key] or value
+
+    def prepare(self) -> None:
+        """Take the lock, sweep what a killed save left, and compare the configuration.
+
+        `resume` and the first save do the same; call it to be refused early.
+        """
+        self._open()
+
+    def peek(self, component: str) -> Any:
+        """One component of the newest intact checkpoint as plain data."""
+        for directory in reversed(step_directories(self.path)):
+            try:
+                return _intact(directory).load([component])[component]
+            except (DamagedError, FormatError, NotFoundError) as error:
+                if isinstance(error, VersionError):
+                    raise
+        raise NotFoundError(f"{self.path}: expected an intact checkpoint, found none.")
+
     def resume(self, *, classes: Iterable[type] = ()) -> RestoreReport | None:
         """Restore the newest intact checkpoint into the tracked objects, in place.
 
@@ -369,7 +402,9 @@ class Run(Shown):
         if step is not None:
             return step
         progress = self._tracked.get("progress")
-        found = progress.get("step") if isinstance(progress, dict) else getattr(progress, "step", None)
+        found = (
+            progress.get("step") if isinstance(progress, dict) else getattr(progress, "step", None)
+        )
         if found is None:
             raise UnsupportedError(
                 f"{self.path}: expected to know the step, found no `progress` with a `step` among "

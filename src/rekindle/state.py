@@ -76,7 +76,7 @@ class Reference(str):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return f"<{str(self)}>"
+        return f"<{self!s}>"
 
 
 def _short(value: Any) -> str:
@@ -306,7 +306,9 @@ class Plain:
         return self._filled(node, document, Record(node[tag], fields), fill)
 
     def _enum(self, node: dict[str, Any], document: Document) -> Any:
-        return Record(node["$enum"], {"name": node["name"], "value": self._node(node["value"], document)})
+        return Record(
+            node["$enum"], {"name": node["name"], "value": self._node(node["value"], document)}
+        )
 
     def _adapter(self, node: dict[str, Any], document: Document) -> Any:
         content = node.get("state")
@@ -343,7 +345,9 @@ class Plain:
 
     def _partial(self, node: dict[str, Any], document: Document) -> Any:
         parts = {key: self._node(node[key], document) for key in ("args", "kwargs")}
-        return Record("functools:partial", {"func": self._node(node["$partial"], document), **parts})
+        return Record(
+            "functools:partial", {"func": self._node(node["$partial"], document), **parts}
+        )
 
     def _slice(self, node: dict[str, Any], document: Document) -> Any:
         return slice(*self._each(node["$slice"], document))

@@ -50,7 +50,14 @@ class Stream(External):
 
     def capture(self, live: Any, walk: Walk, path: str) -> dict[str, Any]:
         """The name of its class."""
-        standard = (sys.stdin, sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__, sys.__stdin__)
+        standard = (
+            sys.stdin,
+            sys.stdout,
+            sys.stderr,
+            sys.__stdout__,
+            sys.__stderr__,
+            sys.__stdin__,
+        )
         if not any(live is stream for stream in standard) and not live.closed:
             walk.refuse(
                 path,

@@ -58,7 +58,7 @@ class PythonRandom(Adapter):
 
     def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
         """A generator of Python's own class."""
-        generator = random.Random()  # noqa: S311
+        generator = random.Random()
         generator.setstate(_python_tuple(match.value(node["state"])))
         return generator
 
@@ -173,7 +173,7 @@ class Global(Adapter):
         """One entry per library that is loaded."""
         state: dict[str, Any] = {
             "python": _python_state(random),
-            "numpy": np.random.get_state(legacy=False),  # noqa: NPY002
+            "numpy": np.random.get_state(legacy=False),
         }
         torch = sys.modules.get("torch")
         if torch is not None:
@@ -187,7 +187,7 @@ class Global(Adapter):
         """Set every generator that the checkpoint holds."""
         state = match.value(node["state"])
         match.later(functools.partial(random.setstate, _python_tuple(state["python"])))
-        match.later(functools.partial(np.random.set_state, state["numpy"]))  # noqa: NPY002
+        match.later(functools.partial(np.random.set_state, state["numpy"]))
         torch = sys.modules.get("torch")
         if "torch" in state and torch is None:
             match.differ(join(path, "torch"), "torch to be imported", "it is not")

@@ -17,7 +17,10 @@ from rekindle.match import MISSING, Match
 from rekindle.protocols import Adapter
 from rekindle.registry import label
 
-_INTERNAL = frozenset(vars(torch.nn.Module())) | {"_forward_hooks_with_kwargs", "_compiled_call_impl"}
+_INTERNAL = frozenset(vars(torch.nn.Module())) | {
+    "_forward_hooks_with_kwargs",
+    "_compiled_call_impl",
+}
 _WRAPPERS = {
     "torch._dynamo.eval_frame:OptimizedModule": "_orig_mod",
     "torch.nn.parallel.distributed:DistributedDataParallel": "module",

@@ -82,7 +82,9 @@ class Optimizer(Adapter):
             )
             return live
         for index, group in enumerate(stored):
-            self._match_group(group, live.param_groups[index], match, join(path, f"param_groups.{index}"))
+            self._match_group(
+                group, live.param_groups[index], match, join(path, f"param_groups.{index}")
+            )
         parameters = _parameters(live)
         states = dict(node["state"]["state"]["$dict"])
         for index, parameter in enumerate(parameters):

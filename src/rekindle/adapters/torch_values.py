@@ -7,11 +7,13 @@ not a leaf is not data and is left out. Source: torch 2.13, `torch/_utils.py`.
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any
 
 import numpy as np
 import torch
 
+from rekindle.adapters.attributes import Attributes
 from rekindle.codecs import arrays
 from rekindle.graph import Walk
 from rekindle.match import MISSING, Match
@@ -115,7 +117,9 @@ class Tensor(Adapter):
                 match.differ(path, _kind(source), _kind(live))
                 return live
             if fits and self._takes(node, live, match, path):
-                match.later(functools.partial(_copy, live, source, node.get("requires_grad", False)))
+                match.later(
+                    functools.partial(_copy, live, source, node.get("requires_grad", False))
+                )
                 return live
         elif strict and live is not MISSING and live is not None:
             match.differ(path, f"a tensor {_kind(source)}", f"an object of {label(type(live))}")
@@ -267,7 +271,7 @@ def convert(array: np.ndarray[Any, Any], node: dict[str, Any], device: str | Non
     """
     code = node.get("code", "")
     is_bits = array.dtype.names is not None and hasattr(torch, array.dtype.names[0])
-    if array.dtype.kind in "USmMV" and not is_bits or array.dtype.name == "float128":
+    if (array.dtype.kind in "USmMV" and not is_bits) or array.dtype.name == "float128":
         return array
     if is_bits or array.dtype.name.startswith(("bfloat", "float8")):
         name = array.dtype.names[0] if array.dtype.names else array.dtype.name
@@ -275,3 +279,26 @@ def convert(array: np.ndarray[Any, Any], node: dict[str, Any], device: str | Non
         array = array.view(arrays.CODES[code])
     tensor = from_numpy(array, code, node)
     return tensor if device is None else tensor.to(device)
+
+
+class Distribution(Attributes):
+    """`torch.distributions`: parameters, and what was computed from them so far.
+
+    One that the live side has not made yet is built, since its class is torch's own and it has no
+    state but its attributes.
+    """
+
+    def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
+        """A new distribution of the named class of torch, from its attributes."""
+        module, _, name = node["class"].partition(":")
+        cls = getattr(sys.modules.get(module), name, None)
+        is_torch = module.startswith("torch.distributions.") and isinstance(cls, type)
+        if not is_torch or not issubclass(cls, torch.distributions.Distribution):
+            match.differ(path, f"a distribution of torch, {node['class']}", "none of this name")
+            return None
+        shell = match.register(node, object.__new__(cls))
+        match.attributes(node["state"], shell, path)
+        return shell
+
+
+DISTRIBUTION = Distribution("torch.distribution")

@@ -63,7 +63,9 @@ def encode(array: Array) -> tuple[Stored, dict[str, Any]]:
     """
     extra: dict[str, Any] = {}
     shape = array.shape
-    if 0 in array.strides and any(s == 0 and n > 1 for s, n in zip(array.strides, shape, strict=True)):
+    if 0 in array.strides and any(
+        s == 0 and n > 1 for s, n in zip(array.strides, shape, strict=True)
+    ):
         extra["shape"] = list(shape)
         array = array[tuple(slice(0, 1) if s == 0 else slice(None) for s in array.strides)]
     code = _CODE_OF.get(array.dtype.str)

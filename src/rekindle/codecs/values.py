@@ -147,7 +147,9 @@ ENCODERS: dict[type, Callable[[Any], Any]] = {
     datetime.datetime: _encode_datetime,
     datetime.date: lambda value: {"$date": value.isoformat()},
     datetime.time: _encode_time,
-    datetime.timedelta: lambda value: {"$timedelta": [value.days, value.seconds, value.microseconds]},
+    datetime.timedelta: lambda value: {
+        "$timedelta": [value.days, value.seconds, value.microseconds]
+    },
     datetime.timezone: lambda value: {
         "$timezone": [value.utcoffset(None).total_seconds(), value.tzname(None)]
     },
@@ -237,7 +239,9 @@ def decode(node: Any) -> Any:
     tag = next(iter(node), None)
     decoder = DECODERS.get(tag) if isinstance(tag, str) else None
     if decoder is None:
-        raise FormatError(f"expected a plain value, found {str(node)[:80]}. The document is malformed.")
+        raise FormatError(
+            f"expected a plain value, found {str(node)[:80]}. The document is malformed."
+        )
     try:
         return decoder(node)
     except FormatError:

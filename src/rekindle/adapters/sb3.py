@@ -1,0 +1,117 @@
+"""Stable-Baselines3: algorithms, buffers, vector environments, Monitor, callbacks, the logger.
+
+Source: SB3 2.9, `common/base_class.py`, `common/buffers.py`, `common/vec_env`, `common/callbacks.py`.
+The adapters only say which attributes are state; foreign names stay in this module.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+
+from rekindle import spaces
+from rekindle.adapters.attributes import Attributes
+from rekindle.graph import Walk, join
+from rekindle.match import Match
+from rekindle.registry import label
+
+_OF_THE_ENVIRONMENT = frozenset(
+    ("env", "_vec_normalize_env", "_last_obs", "_last_episode_starts", "_last_original_obs")
+)
+NOT_ARGUMENTS = frozenset(("policy", "env", "device", "verbose", "tensorboard_log",
+                           "_init_setup_model", "self", "args", "kwargs"))  # fmt: skip
+"""Parameters of an algorithm's constructor that say nothing of what is trained."""
+
+
+def constructor_arguments(model: Any) -> dict[str, Any]:
+    """What an algorithm was constructed with, as its attributes still say."""
+    names = inspect.signature(type(model).__init__).parameters
+    found = {
+        name: getattr(model, name)
+        for name in names
+        if name not in NOT_ARGUMENTS and hasattr(model, name)
+    }
+    if "stats_window_size" in names:
+        found["stats_window_size"] = model._stats_window_size
+    return found
+
+
+class Algorithm(Attributes):
+    """`BaseAlgorithm`: counters, schedules, last observations, and how to construct it again."""
+
+    def capture(self, live: Any, walk: Walk, path: str) -> dict[str, Any]:
+        """Attributes, and the constructor's arguments."""
+        fields = super().capture(live, walk, path)
+        fields["constructor"] = {
+            "policy": label(live.policy_class),
+            "arguments": walk.children(constructor_arguments(live), join(path, "constructor")),
+            "n_envs": live.n_envs,
+            "observation_space": spaces.describe(live.observation_space),
+            "action_space": spaces.describe(live.action_space),
+        }
+        return fields
+
+    def asked(self, nodes: dict[str, Any], match: Match) -> dict[str, Any]:
+        """Without the environment, what was last observed in it is left alone too."""
+        if match.asks_for("env"):
+            return nodes
+        return {key: node for key, node in nodes.items() if key not in _OF_THE_ENVIRONMENT}
+
+
+class Rollout(Attributes):
+    """`RolloutBuffer`: its rows only while a rollout is under way, since each begins with zeros."""
+
+    def own(self, live: Any) -> dict[str, Any]:
+        """The attributes that are state now."""
+        found = super().own(live)
+        if live.pos == 0 and not live.full:
+            return {k: v for k, v in found.items() if not isinstance(v, (np.ndarray, dict))}
+        return found
+
+    def restore(self, node: dict[str, Any], live: Any, match: Match, path: str) -> Any:
+        """Match and set the attributes; an empty buffer holds no rows to compare."""
+        for name in ("buffer_size", "n_envs"):
+            if node["state"][name] != getattr(live, name):
+                match.differ(join(path, name), str(node["state"][name]), str(getattr(live, name)))
+        match.attributes(node["state"], live, path, strict=True)
+        return live
+
+
+class Logger(Attributes):
+    """The logger's pending values; where it writes belongs to the process."""
+
+    def own(self, live: Any) -> dict[str, Any]:
+        """Values recorded and not yet dumped."""
+        kept = ("name_to_value", "name_to_count", "name_to_excluded")
+        return {name: getattr(live, name) for name in kept}
+
+
+class OwnCallback(Attributes):
+    """Rekindle's own callback: only how often it was called."""
+
+    def own(self, live: Any) -> dict[str, Any]:
+        """The counters of `BaseCallback`."""
+        return {"n_calls": live.n_calls, "num_timesteps": live.num_timesteps}
+
+
+_CALLBACK = frozenset(("locals", "globals", "model", "parent", "_logger"))
+
+ALGORITHM = Algorithm("sb3.algorithm", frozenset(("start_time", "tensorboard_log", "verbose",
+                                                  "_custom_logger")))  # fmt: skip
+BUFFER = Attributes("sb3.buffer", strict=True)
+ROLLOUT = Rollout("sb3.rollout")
+VEC_ENV = Attributes("sb3.vec_env", frozenset(("class_attributes",)))
+MONITOR = Attributes("sb3.monitor", frozenset(("t_start", "results_writer")))
+CALLBACK = Attributes("sb3.callback", _CALLBACK)
+OWN_CALLBACK = OwnCallback("sb3.own_callback")
+LOGGER = Logger("sb3.logger")
+
+WALL_CLOCK = (
+    "*ep_info_buffer.*.t",
+    "*episode_times.*",
+    "*.episode.t",
+    "*name_to_*.time/*",
+)
+"""Paths of values that say how long something took; they differ between two equal runs."""
