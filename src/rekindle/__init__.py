@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
-
 from rekindle.adapters.generators import GlobalRNG
 from rekindle.checkpoint import Checkpoint, load, restore, save, verify
 from rekindle.checkpoint import open_checkpoint as open
@@ -21,8 +19,10 @@ from rekindle.errors import (
     UnsupportedError,
     VersionError,
 )
+from rekindle.provenance import VERSION as __version__
 from rekindle.report import RestoreReport, VerifyReport
 from rekindle.run import Progress, Run
+from rekindle.saveable import Saveable
 from rekindle.state import Record
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "RekindleError",
     "RestoreReport",
     "Run",
+    "Saveable",
     "UnsafeError",
     "UnsupportedError",
     "VerifyReport",

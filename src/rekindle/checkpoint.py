@@ -16,6 +16,7 @@ import numpy as np
 
 from rekindle import files, manifest, provenance, spaces
 from rekindle.codecs import arrays, values
+from rekindle.compare import Comparison, compare
 from rekindle.errors import (
     DamagedError,
     Difference,
@@ -29,7 +30,7 @@ from rekindle.errors import (
 from rekindle.files import PathLike
 from rekindle.graph import Captured, Walk
 from rekindle.manifest import ComponentRecord, FileEntry, Manifest
-from rekindle.match import Match
+from rekindle.match import MISSING, Match
 from rekindle.registry import load as load_name
 from rekindle.report import Restored, RestoreReport, Shown, VerifyReport, columns, num_bytes, plural
 from rekindle.state import Document, Plain
@@ -114,12 +115,40 @@ class Checkpoint(Shown):
         """Components as plain data; see `rekindle.load`."""
         reader = Reader(self, verify=verify)
         names = list(self.components) if components is None else list(components)
-        plain = Plain(reader, _converter(to, device))
+        plain = Plain(reader, _converter(to, device), 1 if to == "numpy" else arrays.ALIGNMENT)
         with _malformed(self.path):
             return {name: plain.component(name) for name in names}
 
+    def build(self, component: str, *, classes: Iterable[type] = ()) -> Any:
+        """One component as the values that it was saved from, without live objects to fill.
+
+        Only what is data comes back so: containers, arrays and tensors, and records of classes that
+        the program has loaded.
+
+        Raises:
+            MismatchError: It holds objects that only live ones can receive.
+        """
+        match = Match(Reader(self, verify=True), {}, classes)
+        with _malformed(self.path):
+            match.enter(component)
+            value = match.node(match.root, MISSING, "")
+        if match.differences:
+            raise MismatchError(
+                f"{self.path}: {component} holds what cannot be built from data:\n"
+                f"{listing(match.differences)}\nRestore it into live objects instead.",
+                path=self.path,
+                differences=match.differences,
+            )
+        match.apply()
+        return match.settle(value)
+
     def restore(
-        self, components: Mapping[str, Any], *, strict: bool = True, classes: Iterable[type] = ()
+        self,
+        components: Mapping[str, Any],
+        *,
+        strict: bool = True,
+        classes: Iterable[type] = (),
+        keep: Iterable[str] = (),
     ) -> RestoreReport:
         """Put components into live objects; see `rekindle.restore`."""
         reader = Reader(self, verify=True)
@@ -133,7 +162,7 @@ class Checkpoint(Shown):
                 key=missing[0],
             )
         asked = {name: components[name] for name in self.components if name in components}
-        match = Match(reader, asked, classes)
+        match = Match(reader, asked, classes, keep)
         with _malformed(self.path):
             match.run()
         if match.differences and strict:
@@ -148,6 +177,28 @@ class Checkpoint(Shown):
             )
         match.apply()
         return self._report(asked, missing, match)
+
+    def compare(self, other: Checkpoint, *, ignore: Sequence[str] = ()) -> list[Comparison]:
+        """Hold this checkpoint and another side by side, every value of every component.
+
+        Args:
+            other: The other one; differences call this one's values expected, and its found.
+            ignore: Patterns of paths whose values may differ, such as wall-clock times.
+
+        Returns:
+            One comparison per component that either holds.
+        """
+        sides = Reader(self, verify=True), Reader(other, verify=True)
+        found = []
+        for name in dict.fromkeys((*self, *other)):
+            if name in self and name in other:
+                with _malformed(other.path):
+                    found.append(compare(name, *sides, ignore=ignore))
+            else:
+                held = ["a component" if name in side else "nothing" for side in (self, other)]
+                difference = Difference(name, held[0], held[1])
+                found.append(Comparison(name, 0, float("inf"), [difference]))
+        return found
 
     def _report(
         self, asked: Mapping[str, Any], missing: tuple[str, ...], match: Match
@@ -233,9 +284,9 @@ class Reader:
     def content(self, component: str) -> Any:
         """The JSON of a component's document, checked against its digest."""
         name = self._record(component).document
-        path = files.open_inside(self._root, name)
-        text = path.read_bytes()
         entry = self._manifest.files[name]
+        path = self._path(name, entry)
+        text = path.read_bytes()
         self._check(name, entry, files.FileRecord(len(text), files.digest(text)))
         try:
             return msgspec.json.decode(text)
@@ -269,8 +320,8 @@ class Reader:
         found = []
         for name in self._record(component).arrays:
             if name not in self._files:
-                path = files.open_inside(self._root, name)
                 entry = self._manifest.files[name]
+                path = self._path(name, entry)
                 if self._verify:
                     self._check(name, entry, files.digest_file(path))
                 elif path.stat().st_size != entry.bytes:
@@ -279,6 +330,13 @@ class Reader:
             found.append(self._files[name])
         return found
 
+    def _path(self, name: str, entry: FileEntry) -> Path:
+        try:
+            return files.open_inside(self._root, name)
+        except NotFoundError:
+            difference = Difference(name, f"{entry.bytes} bytes", "no file")
+            raise self._damaged(name, difference) from None
+
     def _check(self, name: str, entry: FileEntry, found: files.FileRecord) -> None:
         if found.bytes != entry.bytes:
             difference = Difference(name, f"{entry.bytes} bytes", f"{found.bytes} bytes")
@@ -286,7 +344,10 @@ class Reader:
             difference = Difference(name, f"blake3 {entry.blake3}", f"blake3 {found.blake3}")
         else:
             return
-        raise DamagedError(
+        raise self._damaged(name, difference)
+
+    def _damaged(self, name: str, difference: Difference) -> DamagedError:
+        return DamagedError(
             f"{self._root}: {difference}. The file is damaged and was not used; other components "
             "still load, and `rekindle verify` lists what is intact.",
             path=self._root / name,
@@ -402,12 +463,11 @@ def write(
     walk = Walk(exclude)
     captured = walk.capture(components)
     counted = _counters(components)
-    if step is None:
-        step = counted.pop("step", 0)
+    now = counted.pop("step", 0) if step is None else step
     counted = {key: value for key, value in counted.items() if key != "step"} | dict(counters or {})
     partial = Manifest(
         kind=kind,
-        step=int(step),
+        step=now,
         counters=manifest.check_metrics(counted, "counters"),
         metrics=manifest.check_metrics(dict(metrics or {}), "metrics"),
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -428,17 +488,15 @@ def write(
 def _write_files(
     directory: Path, captured: Captured, partial: Manifest, parent: Checkpoint | None
 ) -> Manifest:
-    """Write every file of a checkpoint, the manifest last, and flush them all."""
+    """Write every file of a checkpoint, the manifest last."""
     entries: dict[str, FileEntry] = {}
     records: dict[str, ComponentRecord] = {}
-    fresh: list[Path] = []
     for component, document in captured.documents.items():
         held: list[str] = []
         if captured.arrays[component]:
             name = f"{component}.safetensors"
             found = arrays.write(directory / name, captured.arrays[component])
             entries[name] = FileEntry(bytes=found.bytes, blake3=found.blake3)
-            fresh.append(directory / name)
             held.append(name)
         name = f"{component}.json"
         text = msgspec.json.encode(document)
@@ -447,14 +505,12 @@ def _write_files(
             files.link_or_copy(parent.path / name, directory / name)
         else:
             files.write_bytes(directory / name, text)
-            fresh.append(directory / name)
         entries[name] = entry
         records[component] = ComponentRecord(
             adapter=captured.adapters[component], document=name, arrays=held
         )
     record = msgspec.structs.replace(partial, components=records, files=entries)
     files.write_bytes(directory / manifest.NAME, manifest.encode(record))
-    files.flush_all([*fresh, directory / manifest.NAME])
     return record
 
 
@@ -533,7 +589,12 @@ def _names(components: Sequence[str] | None) -> Sequence[str] | None:
 
 
 def restore(
-    path: PathLike, *, strict: bool = True, classes: Iterable[type] = (), **components: Any
+    path: PathLike,
+    *,
+    strict: bool = True,
+    classes: Iterable[type] = (),
+    keep: Iterable[str] = (),
+    **components: Any,
 ) -> RestoreReport:
     """Put a checkpoint's state into live objects that the caller has just built, in place.
 
@@ -542,6 +603,7 @@ def restore(
         strict: Whether anything that is missing or does not fit is an error. Nothing is changed
             then. With `strict=False` the report says what was left as it was.
         classes: Classes of the program that the state may hold where the live objects hold none.
+        keep: Patterns of attributes to leave as they are, such as `"agent/learning_rate"`.
         **components: The live objects, by the names they were saved under.
 
     Raises:
@@ -549,7 +611,8 @@ def restore(
         NotFoundError: The checkpoint lacks a component that was asked for.
         DamagedError: A file that is needed is damaged.
     """
-    return open_checkpoint(path).restore(components, strict=strict, classes=classes)
+    checkpoint = open_checkpoint(path)
+    return checkpoint.restore(components, strict=strict, classes=classes, keep=keep)
 
 
 def verify(path: PathLike) -> VerifyReport:

@@ -146,7 +146,7 @@ def _pairs(node: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         ):
             yield from ((name, item) for name, item in value.items() if name != "$id")
         elif key in ("$list", "$tuple", "$deque", "$set", "$frozenset", "$objects"):
-            yield from _numbered(value).items()
+            yield from _numbered(list(value)).items()
         elif key == "$dict":
             yield from ((str(values_key(pair[0])), pair[1]) for pair in value)
         else:

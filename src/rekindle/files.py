@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import mmap
 import os
 import queue
 import re
-import secrets
 import shutil
 import stat
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +36,12 @@ from rekindle.errors import (
 )
 
 PathLike: TypeAlias = str | os.PathLike[str]
+Array: TypeAlias = np.ndarray[Any, Any]
 
 TEMPORARY_PREFIX = ".tmp-"
-BUFFER_BYTES = 8 << 20
-"""Size of one staging buffer; two are used in turn while a large file is written."""
+BUFFER_BYTES = 2 << 20
+"""Size of one staging buffer; all of them are in use while a large file is written."""
+_NUM_BUFFERS = 4
 DIRECT_BYTES = 4 << 20
 """Files at least this large bypass the page cache where the file system allows it."""
 _BLOCK_BYTES = 4096
@@ -145,7 +147,8 @@ def check_files(root: Path, expected: dict[str, FileRecord], own: set[str]) -> l
             )
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
-        if not path.is_dir() and name not in expected and name not in own:
+        is_file = path.is_symlink() or not path.is_dir()
+        if is_file and name not in expected and name not in own:
             differences.append(Difference(name, "no such file", "an extra file"))
     return differences
 
@@ -153,53 +156,50 @@ def check_files(root: Path, expected: dict[str, FileRecord], own: set[str]) -> l
 # --------------------------------------------------------------------------- one new file
 
 
-class _Staging(threading.local):
-    """Two page-aligned buffers per thread, kept so that their pages are faulted in only once."""
-
-    def __init__(self) -> None:
-        self.maps: list[mmap.mmap] = []
-
-    def buffers(self) -> list[mmap.mmap]:
-        if not self.maps:
-            self.maps = [mmap.mmap(-1, BUFFER_BYTES) for _ in range(2)]
-        return self.maps
-
-
-_staging = _Staging()
-
-
 class Output:
     """One new file: bytes in, a `FileRecord` out.
 
-    The bytes pass once through a staging buffer, where they are hashed while warm. A large file is
-    written by a second thread, past the page cache where possible, so that copying, hashing and the
-    disk overlap. Nothing is flushed here: see `flush`.
+    The bytes pass once through staging buffers, where they are hashed while warm. A large file is
+    written by threads of its own, past the page cache where possible, so that copying, hashing and
+    the disk overlap. Nothing is flushed here: see `flush`.
+
+    Args:
+        path: The file to make; it must not exist.
+        size_bytes: How many bytes will be written.
     """
 
     def __init__(self, path: Path, size_bytes: int) -> None:
         self.path = path
-        self._hasher = blake3(max_threads=blake3.AUTO if size_bytes > DIRECT_BYTES else 1)
+        self._hasher = blake3(max_threads=blake3.AUTO if size_bytes >= DIRECT_BYTES else 1)
         self._length = 0
         self._filled = 0
-        self._maps = _staging.buffers()
-        self._views = [np.frombuffer(buffer, dtype=np.uint8) for buffer in self._maps]
-        self._current = 0
+        self._current: int | None = None
         self._jobs: queue.SimpleQueue[tuple[int, int, int] | None] = queue.SimpleQueue()
-        self._free = [threading.Semaphore(1), threading.Semaphore(1)]
+        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._failure: BaseException | None = None
-        self._thread: threading.Thread | None = None
-        self._direct = size_bytes >= DIRECT_BYTES
+        self._threads: list[threading.Thread] = []
+        self._fd = -1
+        self._direct = size_bytes >= DIRECT_BYTES and hasattr(os, "O_DIRECT")
         self._fd = self._open()
+        try:
+            if self._direct:
+                _reserve(self._fd, size_bytes + -size_bytes % _BLOCK_BYTES)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._most_threads = 0
         if size_bytes > BUFFER_BYTES:
-            self._thread = threading.Thread(target=self._drain, name="rekindle-output")
-            self._thread.start()
+            # Several at once keep a disk busy; in the page cache they would only wait in line.
+            self._most_threads = _NUM_BUFFERS if self._direct else 1
+        self._buffers = _take_buffers()
+        for index in range(_NUM_BUFFERS):
+            self._free.put(index)
 
     def _open(self) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
-        direct = getattr(os, "O_DIRECT", 0)
-        if self._direct and direct:
+        if self._direct:
             try:
-                return os.open(self.path, flags | direct, 0o666)
+                return os.open(self.path, flags | os.O_DIRECT, 0o666)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
@@ -208,15 +208,15 @@ class Output:
         self._direct = False
         return os.open(self.path, flags, 0o666)
 
-    def write(self, data: np.ndarray[Any, Any]) -> None:
-        """Append the bytes of a C-contiguous array."""
-        source = data.reshape(-1).view(np.uint8)
+    def write(self, data: Array | bytes) -> None:
+        """Append bytes, or those of a C-contiguous array."""
+        source = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else _bytes_of(data)
         position, size = 0, source.size
         while position < size:
+            if self._current is None:
+                self._current = self._free.get()
             room = min(BUFFER_BYTES - self._filled, size - position)
-            if self._filled == 0:
-                self._free[self._current].acquire()
-            target = self._views[self._current]
+            target = self._buffers[self._current]
             target[self._filled : self._filled + room] = source[position : position + room]
             self._filled += room
             position += room
@@ -224,33 +224,46 @@ class Output:
                 self._hand_over()
 
     def _hand_over(self) -> None:
-        """Hash the current buffer and give it to the disk; go on with the other one."""
+        """Hash the current buffer and give it to the disk; go on with another one."""
+        assert self._current is not None
         index, length, offset = self._current, self._filled, self._length
-        self._hasher.update(self._views[index][:length])
-        self._length += length
-        self._filled = 0
-        self._current = 1 - index
+        self._hasher.update(self._buffers[index, :length].data)
         if self._failure is not None:
-            self._free[index].release()
             raise self._failure
-        if self._thread is None:
-            try:
-                self._put(index, length, offset)
-            finally:
-                self._free[index].release()
-        else:
+        self._current = None
+        self._filled = 0
+        self._length += length
+        if len(self._threads) < self._most_threads:
+            thread = threading.Thread(target=self._drain, name="rekindle-output")
+            thread.start()
+            self._threads.append(thread)
+        if self._threads:
             self._jobs.put((index, length, offset))
+            return
+        try:
+            self._put(index, length, offset)
+        finally:
+            self._free.put(index)
 
     def _put(self, index: int, length: int, offset: int) -> None:
-        if self._direct and length % _BLOCK_BYTES:
+        if self._direct:
             # Direct I/O writes whole blocks; the excess is cut off when the file is closed.
             length += -length % _BLOCK_BYTES
-        view = memoryview(self._maps[index])[:length]
+        view = self._buffers[index, :length].data
+        may_retry = self._direct
         while view:
-            written = os.pwrite(self._fd, view, offset)
+            try:
+                written = os.pwrite(self._fd, view, offset)
+            except OSError as error:
+                if error.errno != errno.EINVAL or not may_retry:
+                    raise
+                _undirect(self._fd)
+                may_retry = False
+                continue
             view, offset = view[written:], offset + written
 
     def _drain(self) -> None:
+        """Write buffers until told to stop; after a failure only give them back, unwritten."""
         while (job := self._jobs.get()) is not None:
             try:
                 if self._failure is None:
@@ -258,35 +271,99 @@ class Output:
             except BaseException as error:  # noqa: BLE001 - raised again in the writing thread
                 self._failure = error
             finally:
-                self._free[job[0]].release()
+                self._free.put(job[0])
 
     def close(self) -> FileRecord:
-        """Write what is left and say what the file holds."""
+        """Write what is left and say what the file holds.
+
+        Raises:
+            OSError: Something could not be written. The file is closed all the same.
+        """
         try:
             if self._filled:
                 self._hand_over()
-        finally:
             self._stop()
-        try:
             if self._failure is not None:
                 raise self._failure
-            if self._direct and self._length % _BLOCK_BYTES:
+            if self._direct:
                 os.ftruncate(self._fd, self._length)
         finally:
-            os.close(self._fd)
+            self.abandon()
         return FileRecord(self._length, self._hasher.hexdigest())
 
     def abandon(self) -> None:
-        """Let go of the file after a failure; its directory is swept as a whole."""
+        """Let go of the file, whatever it holds; its directory is swept as a whole."""
         self._stop()
-        with contextlib.suppress(OSError):
-            os.close(self._fd)
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            _give_back(self._buffers)
+            os.close(fd)
 
     def _stop(self) -> None:
-        if self._thread is not None:
+        for _ in self._threads:
             self._jobs.put(None)
-            self._thread.join()
-            self._thread = None
+        while self._threads:
+            self._threads.pop().join()
+
+
+def _bytes_of(array: Array) -> Array:
+    return array.reshape(-1).view(np.uint8)
+
+
+_idle_buffers: list[Array] = []
+
+
+def _take_buffers() -> Array:
+    """Staging buffers, one a row: those of an earlier file, whose pages exist, or new ones."""
+    try:
+        return _idle_buffers.pop()
+    except IndexError:
+        size = _NUM_BUFFERS * BUFFER_BYTES
+        memory = np.empty(size + _BLOCK_BYTES, np.uint8)
+        start = -memory.ctypes.data % _BLOCK_BYTES
+        return memory[start : start + size].reshape(_NUM_BUFFERS, BUFFER_BYTES)
+
+
+def _give_back(buffers: Array) -> None:
+    if not _idle_buffers:
+        _idle_buffers.append(buffers)
+
+
+def _reserve(fd: int, num_bytes: int) -> None:
+    """Give a new file its space at once, where the file system can: a full disk is found first.
+
+    Writes inside a file's size also run side by side, which those that make it grow do not.
+    `posix_fallocate` is not used because it writes zeros where the file system cannot.
+    """
+    allocate = _fallocate()
+    if allocate is None:
+        return
+    code = allocate(fd, num_bytes)
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        raise OSError(code, os.strerror(code))
+
+
+@functools.cache
+def _fallocate() -> Callable[[int, int], int] | None:
+    """Linux `fallocate` from the start of a file, giving an error's number or 0."""
+    if not sys.platform.startswith("linux"):
+        return None
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    function = getattr(library, "fallocate64", None) or getattr(library, "fallocate", None)
+    if function is None:
+        return None
+    function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    return lambda fd, num_bytes: 0 if function(fd, 0, 0, num_bytes) == 0 else ctypes.get_errno()
+
+
+def _undirect(fd: int) -> None:
+    """Let a file go through the page cache after all; some file systems refuse only the write."""
+    import fcntl
+
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
 
 
 def write_bytes(path: Path, data: bytes) -> FileRecord:
@@ -334,12 +411,12 @@ def flush_all(paths: Iterable[Path]) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Put a new version of a small file in place: the old one or the new one is seen, never half."""
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(4)}")
+    """Put a new version of a small file in place: a reader sees the old one or the new one."""
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.urandom(4).hex()}")
     try:
         write_bytes(temporary, data)
         flush(temporary)
-        os.replace(temporary, path)
+        os.replace(temporary, path)  # noqa: PTH105
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -362,9 +439,9 @@ def append_line(path: Path, line: bytes) -> None:
 def new_directory(destination: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Build a directory beside `destination`; it takes that name when the block ends well.
 
-    The block writes files into the directory that it is given and flushes them. On any exception
-    the half-built directory is removed and `destination` is as it was. After a kill the leavings
-    stay under a `.tmp-` name until `sweep`.
+    The block writes files into the directory that it is given; they are flushed here. On any
+    exception the half-built directory is removed and `destination` is as it was. After a kill the
+    leavings stay under a `.tmp-` name until `sweep`.
 
     Raises:
         AlreadyExistsError: `destination` exists and `overwrite` is false.
@@ -375,23 +452,38 @@ def new_directory(destination: Path, *, overwrite: bool = False) -> Iterator[Pat
         raise exists_error(destination)
     make_parents(destination.parent)
     temporary = destination.parent / (
-        f"{TEMPORARY_PREFIX}{destination.name}-{os.getpid()}-{secrets.token_hex(4)}"
+        f"{TEMPORARY_PREFIX}{destination.name}-{os.getpid()}-{os.urandom(4).hex()}"
     )
     os.mkdir(temporary)  # noqa: PTH102 - every write goes through `os`, where tests can fail it
-    lock = _lock_directory(temporary)
+    lock = None
     try:
+        lock = _lock_directory(temporary)
         yield temporary
-        flush_all([temporary, *(path for path in temporary.rglob("*") if path.is_dir())])
+        _flush_tree(temporary)
         replaced = _publish(temporary, destination, overwrite=overwrite)
+        try:
+            flush(destination.parent)
+        except BaseException:
+            _withdraw(temporary, destination, replaced=replaced)
+            raise
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     finally:
         if lock is not None:
             os.close(lock)
-    flush(destination.parent)
     if replaced:
-        shutil.rmtree(temporary)
+        # What cannot be removed now is swept later; the new one stands.
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _flush_tree(directory: Path) -> None:
+    """Force a new directory to the disk, with all that is new in it.
+
+    A file with a second name is a link to one that an earlier save has flushed.
+    """
+    inside = directory.rglob("*")
+    flush_all([directory, *(path for path in inside if path.is_dir() or path.stat().st_nlink == 1)])
 
 
 def make_parents(directory: Path) -> None:
@@ -439,6 +531,15 @@ def _publish(temporary: Path, destination: Path, *, overwrite: bool) -> bool:
         raise exists_error(destination)
     os.rename(temporary, destination)  # noqa: PTH104
     return False
+
+
+def _withdraw(temporary: Path, destination: Path, *, replaced: bool) -> None:
+    """Undo `_publish`, because the rename could not be flushed: a failed save changes nothing."""
+    with contextlib.suppress(OSError):
+        if replaced:
+            _rename_with_flags(temporary, destination, exchange=True)
+        else:
+            os.rename(destination, temporary)  # noqa: PTH104
 
 
 def _rename_with_flags(source: Path, destination: Path, *, exchange: bool) -> bool:

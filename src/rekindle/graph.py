@@ -8,13 +8,15 @@ together, before any file is written. The way back is `rekindle.match`.
 from __future__ import annotations
 
 import collections
+import contextlib
 import ctypes
 import enum
 import fnmatch
 import functools
+import gc
 import threading
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +30,9 @@ from rekindle.state import escape
 
 _DEEPEST = 48
 """Nodes nested deeper than this are hoisted, so that no reader needs a deep stack."""
+
+CONSTRUCTOR = "_rekindle_constructor"
+"""Attribute under which a `Saveable` remembers its arguments; no part of its state."""
 
 Encoder = Callable[["Walk", Any, str], Any]
 
@@ -48,7 +53,7 @@ class Captured:
     """What the capture could not keep exactly, in words."""
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class _Held:
     """An array met in the walk, until it is known which others overlap its memory."""
 
@@ -56,13 +61,14 @@ class _Held:
     name: str
     node: dict[str, Any]
     stored: arrays.Stored
-    memory: np.ndarray[Any, Any] | None
+    memory: np.ndarray[Any, Any]
     code: str | None = None
     low: int = 0
     high: int = 0
+    """Where its live memory begins and ends; the same where no other array can overlap it."""
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class _Seen:
     node: dict[str, Any]
     component: str
@@ -107,7 +113,9 @@ class Walk:
         for name, value in components.items():
             if _has_identity(value):
                 self._roots.setdefault(id(value), name)
-        documents = {name: self._document(name, components[name]) for name in _order(components)}
+        with _uncollected():
+            order = _order(components)
+            documents = {name: self._document(name, components[name]) for name in order}
         self._settle_lists()
         if self._refusals:
             raise _refused(self._refusals)
@@ -260,7 +268,7 @@ class Walk:
         path: str,
         *,
         code: str | None = None,
-        shared_memory: bool = True,
+        address: int | None = None,
         **extra: Any,
     ) -> dict[str, Any]:
         """Take an array into the component's file and return its node.
@@ -270,7 +278,7 @@ class Walk:
             data: Its values; for a type that numpy lacks, its bits.
             path: Its name in the file.
             code: The safetensors type, where `data` holds only bits.
-            shared_memory: Whether `data` is the live memory, which other arrays may overlap.
+            address: Where `data` begins, if it is live memory, which other arrays may overlap.
             extra: What else the node says (`library`, `device`, ...).
         """
         try:
@@ -282,7 +290,9 @@ class Walk:
             stored.code = code
         name = self._unique(path or "value")
         node: dict[str, Any] = {"$array": f"{self.component}/{name}", **described, **extra}
-        held = _Held(self.component, name, node, stored, data if shared_memory else None, code)
+        held = _Held(self.component, name, node, stored, data, code)
+        if address is not None and data.size:
+            held.low, held.high = _span(data, address)
         self._held.append(held)
         return self.remember(owner, node)
 
@@ -299,24 +309,21 @@ class Walk:
 
     def _settle_arrays(self) -> dict[str, dict[str, arrays.Stored]]:
         """Give each piece of memory to one array; those that overlap it become views of it."""
-        stored: dict[str, dict[str, arrays.Stored]] = {}
+        views: set[_Held] = set()
+        hosts: list[_Held] = []
         for group in _overlapping(self._held):
-            if len(group) > 1:
-                host = self._host(group)
-                for held in group:
-                    if held is not host:
-                        self._make_view(held, host)
-                group = [host]
+            host = self._host(group)
+            if host not in group:
+                hosts.append(host)
             for held in group:
+                if held is not host:
+                    self._make_view(held, host)
+                    views.add(held)
+        stored: dict[str, dict[str, arrays.Stored]] = {}
+        for held in [*hosts, *self._held]:
+            if held not in views:
                 stored.setdefault(held.component, {})[held.name] = held.stored
-        # The walk's order, not memory's: the same state gives the same bytes.
-        rank = {(held.component, held.name): index for index, held in enumerate(self._held)}
-        return {
-            component: dict(
-                sorted(part.items(), key=lambda item: rank.get((component, item[0]), -1))
-            )
-            for component, part in stored.items()
-        }
+        return stored
 
     def _host(self, group: list[_Held]) -> _Held:
         low = min(held.low for held in group)
@@ -331,10 +338,9 @@ class Walk:
         buffer = (ctypes.c_uint8 * (high - low)).from_address(low)
         raw = np.frombuffer(buffer, np.uint8).copy()
         node = {"$array": f"{first.component}/{name}"}
-        return _Held(first.component, name, node, arrays.Stored("U8", raw), None, None, low, high)
+        return _Held(first.component, name, node, arrays.Stored("U8", raw), raw, None, low, high)
 
     def _make_view(self, held: _Held, host: _Held) -> None:
-        assert held.memory is not None
         node = held.node
         view = {
             "$view": host.node["$array"],
@@ -356,6 +362,21 @@ class Walk:
         node.update(rest)
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """No search for garbage meanwhile: a walk makes many objects, and none of them is garbage.
+
+    With a framework loaded, one full search takes longer than the walk over thousands of tensors.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def join(path: str, key: str) -> str:
     """A path one step further."""
     return f"{path}.{key}" if path else key
@@ -373,33 +394,29 @@ def _refused(refusals: list[tuple[str, str]]) -> UnsupportedError:
     )
 
 
-def _overlapping(held: list[_Held]) -> Iterable[list[_Held]]:
-    """Arrays grouped by overlapping memory, each group in the order of the walk."""
-    spans = []
-    for index, item in enumerate(held):
-        memory = item.memory
-        if memory is None or memory.size == 0:
-            yield [item]
-            continue
-        address = memory.ctypes.data
-        if memory.flags.c_contiguous:
-            item.low, item.high = address, address + memory.nbytes
-        else:
-            steps = [(n - 1) * s for n, s in zip(memory.shape, memory.strides, strict=True)]
-            item.low = address + sum(step for step in steps if step < 0)
-            item.high = address + sum(step for step in steps if step > 0) + memory.itemsize
-        spans.append((item.low, item.high, index))
-    spans.sort()
-    group: list[int] = []
+def _overlapping(held: list[_Held]) -> list[list[_Held]]:
+    """Groups of two or more arrays that overlap in memory; all in the order of the walk."""
+    spans = sorted((item.low, item.high, i) for i, item in enumerate(held) if item.low < item.high)
+    groups: list[list[int]] = []
     end = 0
-    for low, high, index in spans:
-        if group and low >= end:
-            yield [held[i] for i in sorted(group)]
-            group = []
-        group.append(index)
-        end = max(end, high) if len(group) > 1 else high
-    if group:
-        yield [held[i] for i in sorted(group)]
+    for position, (low, high, index) in enumerate(spans):
+        if low >= end:
+            end = high
+            continue
+        if not groups or groups[-1][-1] != spans[position - 1][2]:
+            groups.append([spans[position - 1][2]])
+        groups[-1].append(index)
+        end = max(end, high)
+    return [[held[index] for index in group] for group in sorted(map(sorted, groups))]
+
+
+def _span(memory: np.ndarray[Any, Any], address: int) -> tuple[int, int]:
+    """Addresses of the first byte of an array that has items, and of the one behind its last."""
+    if memory.flags.c_contiguous:
+        return address, address + memory.nbytes
+    steps = [(n - 1) * s for n, s in zip(memory.shape, memory.strides, strict=True)]
+    low = address + sum(step for step in steps if step < 0)
+    return low, address + sum(step for step in steps if step > 0) + memory.itemsize
 
 
 def _order(components: Mapping[str, Any]) -> list[str]:
@@ -534,7 +551,7 @@ def _encode_ndarray(walk: Walk, value: np.ndarray[Any, Any], path: str) -> Any:
         node = walk.remember(value, {"$objects": [], "shape": list(value.shape)})
         node["$objects"] = walk.elements(value.reshape(-1).tolist(), path)
         return node
-    return walk.array(value, value, path)
+    return walk.array(value, value, path, address=value.ctypes.data)
 
 
 def _encode_type(walk: Walk, value: type, path: str) -> Any:
@@ -662,9 +679,12 @@ def _encode_enum(walk: Walk, value: enum.Enum, path: str) -> Any:
 
 def _adapted(adapter: Any) -> Encoder:
     def encoder(walk: Walk, value: Any, path: str) -> Any:
-        node: dict[str, Any] = {"$adapter": adapter.name, "class": label(type(value))}
+        inside = adapter.inside(value)
+        if inside is not value:
+            return walk.node(inside, path)
         if adapter.is_value:
             return adapter.capture(value, walk, path)
+        node: dict[str, Any] = {"$adapter": adapter.name, "class": label(type(value))}
         walk.remember(value, node)
         node.update(adapter.capture(value, walk, path))
         return node
@@ -735,6 +755,7 @@ def slots_of(cls: type) -> tuple[tuple[str, Any], ...]:
 def attributes_of(value: Any) -> dict[str, Any]:
     """The attributes of an object, from its `__dict__` and its slots, without running its code."""
     attributes = dict(getattr(value, "__dict__", {}))
+    attributes.pop(CONSTRUCTOR, None)
     for name, member in slots_of(type(value)):
         try:
             attributes[name] = member.__get__(value)

@@ -6,6 +6,7 @@ The records here and the tables of `docs/format.md` say the same; a test compare
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -136,13 +137,19 @@ def read(directory: Path) -> Manifest:
     Raises:
         NotFoundError: There is no such directory, or no manifest in it.
         DamagedError: The manifest's bytes are not those that were written.
-        FormatError: The file is no manifest.
+        FormatError: What is there is no checkpoint, or the file is no manifest.
         VersionError: A newer version wrote it, or it requires an unknown feature.
     """
     path = directory / NAME
     try:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
+        if directory.exists() and not directory.is_dir():
+            raise FormatError(
+                f"{directory}: expected a checkpoint (a directory with a {NAME}), found "
+                f"{_what(directory)}.",
+                path=directory,
+            ) from None
         raise NotFoundError(
             f"{directory}: expected a checkpoint (a directory with a {NAME}), found "
             f"{_what(directory)}. `rekindle ls` lists the checkpoints of a run.",
@@ -151,10 +158,20 @@ def read(directory: Path) -> Manifest:
     return decode(text, path)
 
 
-def _what(directory: Path) -> str:
-    if directory.is_dir():
+def _what(path: Path) -> str:
+    if path.is_dir():
         return "a directory without one"
-    return "a file" if directory.exists() else "nothing"
+    if not path.exists():
+        return "nothing"
+    if not zipfile.is_zipfile(path):
+        return "a file of no known format"
+    with zipfile.ZipFile(path) as archive:
+        if "_stable_baselines3_version" in archive.namelist():
+            return (
+                "a model that Stable-Baselines3 saved: load it with its own class, and save that "
+                "with rekindle.sb3.save"
+            )
+    return "a zip archive of no known format"
 
 
 def decode(text: bytes, path: Path) -> Manifest:
@@ -169,13 +186,16 @@ def decode(text: bytes, path: Path) -> Manifest:
             path=path,
         )
     version = content.get("version")
-    if not isinstance(version, int) or version > VERSION:
+    if not isinstance(version, int) or version > VERSION or version < 1:
         raise VersionError(
             f"{path}: expected format version {VERSION} or older, found {version}. "
             "A newer Rekindle wrote it: upgrade with `pip install -U rekindle`.",
             path=path,
         )
-    unknown = sorted(set(map(str, content.get("requires", []))) - FEATURES)
+    requires = content.get("requires", [])
+    if not isinstance(requires, list):
+        raise FormatError(f"{path}: malformed manifest: `requires` is not a list.", path=path)
+    unknown = sorted(set(map(str, requires)) - FEATURES)
     if unknown:
         raise VersionError(
             f"{path}: expected only known features, found {', '.join(unknown)} in `requires`. "

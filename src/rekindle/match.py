@@ -12,6 +12,7 @@ import bisect
 import collections
 import dataclasses
 import enum
+import fnmatch
 import functools
 import sys
 import types
@@ -37,11 +38,25 @@ MISSING: Any = _Missing()
 """Stands where the live side has nothing."""
 
 
+_DEEPEST = 32
+"""What containers nested deeper than this hold is matched later, from a stack that is not deep."""
+
+
 class _Pending:
     """An immutable value that is still being built; settled when the second pass runs."""
 
     def __init__(self, token: str) -> None:
         self.token = token
+
+
+@dataclasses.dataclass(slots=True)
+class _Memory:
+    """Where the bytes of a stored array stand when all is restored."""
+
+    address: int
+    """Of the first of them."""
+    content: np.ndarray[Any, Any] | None = None
+    """All of them, where some array that stands has them all."""
 
 
 class Match:
@@ -51,18 +66,30 @@ class Match:
         source: Where documents and arrays come from.
         roots: The live objects, by component.
         classes: Classes of records that the checkpoint may hold where the live side has none.
+        keep: Patterns of paths to attributes that stay as they are.
     """
 
     def __init__(
-        self, source: Source, roots: Mapping[str, Any], classes: Iterable[type] = ()
+        self,
+        source: Source,
+        roots: Mapping[str, Any],
+        classes: Iterable[type] = (),
+        keep: Iterable[str] = (),
     ) -> None:
         self._source = source
+        self._keep_patterns = tuple(keep)
         self._roots = dict(roots)
         self._classes = {label(cls): cls for cls in classes}
         self._outcomes: dict[str, Any] = {}
         self._claimed: dict[int, str] = {}
-        self._memory: list[tuple[int, int, str]] = []
+        self._spans: list[tuple[int, int, str]] = []
+        self._memory: dict[str, _Memory] = {}
         self._actions: list[Callable[[], None]] = []
+        self._hashing: list[Callable[[], None]] = []
+        self._refills: list[Callable[[], None]] = []
+        self._waiting: collections.deque[tuple[str, Callable[[], None]]] = collections.deque()
+        self._depth = 0
+        self._num_unfinished = 0
         self._keep: list[Any] = []
         self._document: Document | None = None
         self.component = ""
@@ -79,6 +106,7 @@ class Match:
             outcome = self._outcomes.get(name, MISSING)
             if outcome is MISSING:
                 outcome = self._root(name, live)
+            self._finish()
             if outcome is not live and not self._in_place(outcome, live):
                 self.differ(
                     "", f"an object that can be changed in place, of {_describe(outcome)}",
@@ -99,9 +127,28 @@ class Match:
         except (ValueError, TypeError, RuntimeError):
             return False
 
+    def build(self, component: str) -> Any:
+        """First pass over a component that has no live object: all of it is new, from data."""
+        self.enter(component)
+        assert self._document is not None
+        outcome = self.node(self._document.root, MISSING, "")
+        self._finish()
+        return outcome
+
+    def _finish(self) -> None:
+        """Match what containers hold that were too deep, or inside a value not yet built."""
+        while self._waiting:
+            component, descend = self._waiting.popleft()
+            self.enter(component)
+            descend()
+
     def apply(self) -> None:
-        """Second pass: change the live objects."""
-        for action in self._actions:
+        """Second pass: change the live objects.
+
+        Sets and dictionaries with keys of other types than text come after what their members'
+        hashes depend on; those that derive from a container after the container.
+        """
+        for action in (*self._actions, *self._hashing, *self._refills):
             action()
 
     def enter(self, component: str) -> None:
@@ -139,25 +186,73 @@ class Match:
         self._keep.append(live)
         return True
 
-    def claim_memory(self, array: np.ndarray[Any, Any], token: str) -> bool:
-        """Let live memory answer for one stored array; false when it overlaps another's."""
+    def claim_memory(self, array: np.ndarray[Any, Any], node: dict[str, Any]) -> bool:
+        """Let live memory answer for a stored array.
+
+        Returns:
+            False when it overlaps another array's memory, or when the stored array is part of
+            memory that stands elsewhere.
+        """
         if array.size == 0:
             return True
+        token = _memory_name(node)
+        known = self._memory.get(token)
+        address = array.ctypes.data - node.get("offset", 0)
+        if "$view" in node and not _has_strides(array, node["strides"]):
+            return False
+        if known is not None and known.address != address:
+            return False
+        if not self._claim_span(array, token):
+            return False
+        if known is None:
+            known = self._memory[token] = _Memory(address)
+        if "$view" not in node and array.flags.c_contiguous:
+            known.content = array.reshape(-1).view(np.uint8)
+        return True
+
+    def _claim_span(self, array: np.ndarray[Any, Any], token: str) -> bool:
         address = array.ctypes.data
         steps = [(n - 1) * s for n, s in zip(array.shape, array.strides, strict=True)]
         low = address + sum(step for step in steps if step < 0)
         high = address + sum(step for step in steps if step > 0) + array.itemsize
-        first = bisect.bisect_left(self._memory, (low,))
-        if first and self._memory[first - 1][1] > low:
+        first = bisect.bisect_left(self._spans, (low,))
+        if first and self._spans[first - 1][1] > low:
             first -= 1
         last = first
-        while last < len(self._memory) and self._memory[last][0] < high:
-            if self._memory[last][2] != token:
+        while last < len(self._spans) and self._spans[last][0] < high:
+            if self._spans[last][2] != token:
                 return False
-            low, high = min(low, self._memory[last][0]), max(high, self._memory[last][1])
+            low, high = min(low, self._spans[last][0]), max(high, self._spans[last][1])
             last += 1
-        self._memory[first:last] = [(low, high, token)]
+        self._spans[first:last] = [(low, high, token)]
         return True
+
+    def place(
+        self, node: dict[str, Any], data: np.ndarray[Any, Any], path: str
+    ) -> np.ndarray[Any, Any]:
+        """A new array with the values of a node, in memory that it shares as the stored one did.
+
+        Args:
+            node: The array's node.
+            data: Its values, from `stored`.
+            path: Where it stands.
+        """
+        if "$view" not in node and "strides" in node:
+            return arrays.restride(data, node["strides"])
+        if "$view" not in node and "dtype" in node:
+            return data.copy()
+        token = _memory_name(node)
+        if token not in self._memory:
+            raw = arrays.aligned_copy(self._source.array(token).raw, arrays.ALIGNMENT)
+            content = raw.reshape(-1).view(np.uint8)
+            self._memory[token] = _Memory(content.ctypes.data, content)
+        memory = self._memory[token].content
+        if memory is None:
+            self.differ(path, f"an array over the memory of {token}", "one with memory of its own")
+            return data.copy()
+        if "$view" in node:
+            return view_of(memory, node, data.dtype)
+        return memory.view(data.dtype).reshape(data.shape)
 
     def stored(self, node: dict[str, Any]) -> tuple[np.ndarray[Any, Any], str]:
         """The values of an array node and the safetensors type of their bits."""
@@ -186,11 +281,26 @@ class Match:
         found = attributes_of(live)
         for key, node in nodes.items():
             name = unescape(key)
-            if name == "$id":
+            if name == "$id" or self._keeps(join(path, name)):
                 continue
             outcome = self.node(node, found.get(name, MISSING), join(path, name), strict=strict)
-            if outcome is not found.get(name, MISSING) and outcome is not MISSING:
+            if outcome is found.get(name, MISSING) or outcome is MISSING:
+                continue
+            if name not in found and not _can_have(live, name):
+                self.differ(join(path, name), "an attribute of this name", "no place for one")
+            else:
                 self.later(functools.partial(self._set_attribute, live, name, outcome))
+
+    def _keeps(self, path: str) -> bool:
+        full = self.full(path) if self._keep_patterns else ""
+        return any(fnmatch.fnmatchcase(full, pattern) for pattern in self._keep_patterns)
+
+    def surplus(self, live: Any, name: str, path: str) -> None:
+        """An attribute that only the live object has: forgotten if cached, else a mismatch."""
+        if isinstance(_class_attribute(type(live), name), functools.cached_property):
+            self.later(functools.partial(live.__dict__.pop, name, None))
+        else:
+            self.differ(join(path, name), "no such attribute", "one")
 
     def _set_attribute(self, live: Any, name: str, outcome: Any) -> None:
         set_attribute(live, name, self.settle(outcome))
@@ -206,11 +316,17 @@ class Match:
             path: Where, from the component's root.
             strict: Whether arrays must fit what is live in shape and type.
         """
-        if isinstance(node, list):
-            return self._list(node, {}, live, path, strict)
-        if not isinstance(node, dict):
+        if not isinstance(node, (list, dict)):
             self.num_values += 1
             return node
+        self._depth += 1
+        outcome = self._tagged(node, live, path, strict)
+        self._depth -= 1
+        return outcome
+
+    def _tagged(self, node: Any, live: Any, path: str, strict: bool) -> Any:
+        if isinstance(node, list):
+            return self._list(node, {}, live, path, strict)
         tag = tag_of(node)
         if tag is None:
             return self._plain_dict(node, live, path, strict)
@@ -223,7 +339,10 @@ class Match:
                 f"{self.full(path)}: expected a tag of format version 1, found {tag}. "
                 "The document is malformed, or was written by a newer version."
             )
-        return matcher(self, node, live, path, strict)
+        outcome = matcher(self, node, live, path, strict)
+        if "$id" in node:
+            self._outcomes.setdefault(f"{self.component}#{node['$id']}", outcome)
+        return outcome
 
     def outcome(self, token: str) -> Any:
         """What stands for an array or a shared value, by its name in references; else `MISSING`."""
@@ -242,31 +361,50 @@ class Match:
         target = live if type(live) is cls and self.claim(live, path) else new
         return self.register(node, target)
 
+    def _descend(self, match: Callable[[], None]) -> None:
+        """Match what a container holds; later where the stack is deep.
+
+        Later too inside an immutable value: that is there then for what refers to it.
+        """
+        if self._depth < _DEEPEST and not self._num_unfinished:
+            match()
+        else:
+            self._waiting.append((self.component, match))
+
     def _plain_dict(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
         pairs = [(unescape(key), value) for key, value in node.items() if key != "$id"]
         target = self._target(node, live, path, dict, {})
-        return self._fill_dict(pairs, target, live, path, strict)
+        later = self.later
+        self._descend(lambda: self._fill_dict(pairs, target, live, path, strict, later))
+        return target
 
     def _fill_dict(
-        self, pairs: list[tuple[Any, Any]], target: Any, live: Any, path: str, strict: bool
-    ) -> Any:
+        self,
+        pairs: list[tuple[Any, Any]],
+        target: Any,
+        live: Any,
+        path: str,
+        strict: bool,
+        later: Callable[[Callable[[], None]], None],
+    ) -> None:
         found = live if isinstance(live, Mapping) else {}
-        stored = {key for key, _ in pairs}
-        extra = {key: value for key, value in found.items() if key not in stored} if strict else {}
+        extra: dict[Any, Any] = {}
+        if strict:
+            stored = {key for key, _ in pairs}
+            extra = {key: value for key, value in found.items() if key not in stored}
         for key, value in extra.items():
             self.differ(join(path, str(key)), "nothing of this name", _describe(value))
-        outcomes = [
-            (key, self.node(value, _get(found, key), join(path, str(key)), strict=strict))
-            for key, value in pairs
-        ]
-
-        def fill() -> None:
-            settled = {key: self.settle(outcome) for key, outcome in outcomes}
-            dict.clear(target)
-            dict.update(target, settled | extra)
-
-        self.later(fill)
-        return target
+        outcomes: list[tuple[Any, Any]] = []
+        for key, node in pairs:
+            inner = join(path, str(key))
+            outcome = self.node(node, _get(found, key), inner, strict=strict)
+            if outcome is not MISSING:
+                outcomes.append((key, outcome))
+            elif tag_of(node) == "$excluded":
+                self.notes.append(f"{self.full(inner)}: left out of the checkpoint, and absent")
+            else:
+                self.differ(inner, _kept_name(node), "nothing")
+        later(lambda: _refill(target, {**dict(outcomes), **extra}))
 
     def _tagged_dict(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
         name = node.get("class", "builtins:dict")
@@ -275,29 +413,56 @@ class Match:
             self.differ(path, f"a mapping of a known class, {name}", _describe(live))
             return live
         if cls is types.MappingProxyType:
-            target: Any = self.register(node, {})
+            target: Any = {}
+            outcome = self.register(node, types.MappingProxyType(target))
         else:
-            target = self._target(node, live, path, cls, cls())
-        found = live if isinstance(live, Mapping) else {}
-        free = [key for key in found if values.encoder_for(type(key)) is None]
-        pairs = []
-        for key_node, value in node["$dict"]:
-            guess = free.pop(0) if free and isinstance(key_node, dict) else MISSING
-            pairs.append((self.node(key_node, guess, join(path, "keys()")), value))
-        if cls is collections.defaultdict:
-            self._factory(node, target, live, path)
-        self._fill_dict(pairs, target, live, path, strict)
-        return types.MappingProxyType(target) if cls is types.MappingProxyType else target
+            outcome = target = self._target(node, live, path, cls, cls())
 
-    def _factory(self, node: dict[str, Any], target: Any, live: Any, path: str) -> None:
-        if target is live:
-            self.node(node.get("factory"), live.default_factory, join(path, "default_factory"))
-            return
-        name = (node.get("factory") or {}).get("$class")
-        known = {label(cls): cls for cls in (list, dict, set, int, float, str, tuple)}
-        if name is not None and name not in known:
-            self.differ(join(path, "default_factory"), f"one of {sorted(known)}", name)
-        target.default_factory = known.get(name)
+        def match() -> None:
+            found = live if isinstance(live, Mapping) else {}
+            guess = self._guesses(found)
+            keys = [self.node(key, guess(key), join(path, "keys()")) for key, _ in node["$dict"]]
+            _check_hashable(keys)
+            if cls is collections.defaultdict:
+                self._factory(node.get("factory"), target, live, join(path, "default_factory"))
+            pairs = list(zip(keys, [value for _, value in node["$dict"]], strict=True))
+            self._fill_dict(pairs, target, live, path, strict, self._hashing.append)
+
+        self._descend(match)
+        return outcome
+
+    def _guesses(self, live: Iterable[Any]) -> Callable[[Any], Any]:
+        """Live members of a set, or keys, by which to restore stored ones: the next of its class.
+
+        Those with a plain value need none.
+        """
+        free: dict[str, collections.deque[Any]] = {}
+        for member in live:
+            if values.encoder_for(type(member)) is None:
+                free.setdefault(label(type(member)), collections.deque()).append(member)
+
+        def guess(node: Any) -> Any:
+            members = free.get(self._class_of(node)) if free else None
+            return members.popleft() if members else MISSING
+
+        return guess
+
+    def _class_of(self, node: Any) -> str:
+        """The class of what a node stands for, as far as it is a kind of key; else nothing."""
+        tag = tag_of(node) if isinstance(node, dict) else None
+        if tag in ("$tuple", "$frozenset"):
+            return f"builtins:{tag[1:]}"
+        if tag in ("$object", "$namedtuple"):
+            return node[tag]
+        if tag == "$ref" and node["$ref"] not in self._outcomes and "#" in node["$ref"]:
+            return self._class_of(self._referred(node["$ref"])[1])
+        return node.get("class", "") if tag is not None else ""
+
+    def _factory(self, node: Any, target: Any, live: Any, path: str) -> None:
+        present = live.default_factory if isinstance(live, collections.defaultdict) else None
+        outcome = self.node(node, present, path)
+        if outcome is not target.default_factory:
+            self.later(functools.partial(setattr, target, "default_factory", outcome))
 
     def _tagged_list(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
         return self._list(node["$list"], node, live, path, strict)
@@ -306,94 +471,105 @@ class Match:
         self, nodes: list[Any], node: dict[str, Any], live: Any, path: str, strict: bool
     ) -> Any:
         target = self._target(node, live, path, list, [])
-        outcomes = self._each(nodes, live, path, strict)
 
-        def fill() -> None:
-            target[:] = [self.settle(outcome) for outcome in outcomes]
+        def match() -> None:
+            outcomes = self._each(nodes, live, path, strict)
+            self.later(lambda: _refill(target, outcomes))
 
-        self.later(fill)
+        self._descend(match)
         return target
 
     def _each(self, nodes: list[Any], live: Any, path: str, strict: bool) -> list[Any]:
         found = list(live) if isinstance(live, (list, tuple, collections.deque)) else []
         padded = found + [MISSING] * (len(nodes) - len(found))
-        return [
-            self.node(child, padded[index], join(path, str(index)), strict=strict)
-            for index, child in enumerate(nodes)
-        ]
+        outcomes = []
+        for index, child in enumerate(nodes):
+            inner = join(path, str(index))
+            outcome = self.node(child, padded[index], inner, strict=strict)
+            if outcome is MISSING:
+                self.differ(inner, _kept_name(child), "nothing")
+            outcomes.append(outcome)
+        return outcomes
 
     def _deque(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
         maxlen = node.get("maxlen")
         fits = type(live) is collections.deque and live.maxlen == maxlen
         new: collections.deque[Any] = collections.deque(maxlen=maxlen)
         target = self._target(node, live if fits else MISSING, path, collections.deque, new)
-        outcomes = self._each(node["$deque"], live, path, strict=False)
 
-        def fill() -> None:
-            target.clear()
-            target.extend(self.settle(outcome) for outcome in outcomes)
+        def match() -> None:
+            outcomes = self._each(node["$deque"], live, path, strict=False)
+            self.later(lambda: _refill(target, outcomes))
 
-        self.later(fill)
+        self._descend(match)
         return target
 
     def _set(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
         target = self._target(node, live, path, set, set())
-        outcomes = self._members(node["$set"], live, path)
 
-        def fill() -> None:
-            target.clear()
-            target.update(self.settle(outcome) for outcome in outcomes)
+        def match() -> None:
+            outcomes = self._members(node["$set"], live, path)
+            self._hashing.append(lambda: _refill(target, outcomes))
 
-        self.later(fill)
+        self._descend(match)
         return target
 
     def _members(self, nodes: list[Any], live: Any, path: str) -> list[Any]:
-        free = [item for item in live if values.encoder_for(type(item)) is None] if isinstance(
-            live, (set, frozenset)) else []  # fmt: skip
-        return [
-            self.node(child, free.pop(0) if free and isinstance(child, dict) else MISSING, path)
-            for child in nodes
-        ]
+        guess = self._guesses(live if isinstance(live, (set, frozenset)) else ())
+        outcomes = [self.node(child, guess(child), path) for child in nodes]
+        _check_hashable(outcomes)
+        return outcomes
 
     def _frozenset(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
-        return self.register(node, frozenset(self._members(node["$frozenset"], live, path)))
+        built = frozenset(self._parts(node, lambda: self._members(node["$frozenset"], live, path)))
+        same = type(live) is frozenset and {*map(id, live)} == {*map(id, built)}
+        return self.register(node, live if same and self.claim(live, path) else built)
 
     def _tuple(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
-        self._begin(node)
         found = live if type(live) is tuple else ()
-        outcomes = self._each(node["$tuple"], found, path, strict)
-        return self.register(node, self._same_or(live, tuple(outcomes)))
+        outcomes = self._parts(node, lambda: self._each(node["$tuple"], found, path, strict))
+        return self.register(node, self._same_or(live, tuple(outcomes), path))
 
-    def _begin(self, node: dict[str, Any]) -> None:
+    def _parts(self, node: dict[str, Any], match: Callable[[], list[Any]]) -> list[Any]:
+        """Outcomes for what an immutable value holds; it is there only when they are."""
         if "$id" in node:
             token = f"{self.component}#{node['$id']}"
             self._outcomes[token] = _Pending(token)
+            self._num_unfinished += 1
+        outcomes = match()
+        if "$id" in node:
+            self._num_unfinished -= 1
+        if any(isinstance(outcome, _Pending) for outcome in outcomes):
+            raise ValueError("an immutable value that holds itself")
+        return outcomes
 
-    @staticmethod
-    def _same_or(live: Any, built: Any) -> Any:
-        """The live tuple itself when every element of it stays."""
-        if type(live) is type(built) and len(live) == len(built):
+    def _same_or(self, live: Any, built: Any, path: str) -> Any:
+        """The live tuple itself when every element of it stays and it is no other's."""
+        if type(live) is type(built) and tuple.__len__(live) == tuple.__len__(built):
             pairs = zip(tuple.__iter__(live), tuple.__iter__(built), strict=True)
-            if all(a is b for a, b in pairs):
+            if all(a is b for a, b in pairs) and self.claim(live, path):
                 return live
         return built
 
     def _namedtuple(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
-        self._begin(node)
         name = node["$namedtuple"]
-        cls = self._class(name, live, path, lambda cls: hasattr(cls, "_fields"))
+        cls = self._class(name, live, path, _is_namedtuple)
         if cls is None:
             return live
-        stored = [unescape(key) for key in node["fields"] if key != "$id"]
-        if stored != list(cls._fields):
-            self.differ(path, f"fields {stored}", f"fields {list(cls._fields)} of {name}")
+        fields = {unescape(key): child for key, child in node["fields"].items() if key != "$id"}
+        if list(fields) != list(cls._fields):
+            self.differ(path, f"fields {list(fields)}", f"fields {list(cls._fields)} of {name}")
             return live
-        found = dict(zip(cls._fields, live, strict=True)) if type(live) is cls else {}
-        outcomes = [
-            self.node(child, found.get(unescape(key), MISSING), join(path, key), strict=strict)
-            for key, child in node["fields"].items()
-        ]
-        return self.register(node, self._same_or(live, tuple.__new__(cls, outcomes)))
+        present = tuple.__iter__(live) if type(live) is cls else ()
+        found = dict(zip(cls._fields, present, strict=False))
+        outcomes = self._parts(
+            node,
+            lambda: [
+                self.node(child, found.get(key, MISSING), join(path, key), strict=strict)
+                for key, child in fields.items()
+            ],
+        )
+        return self.register(node, self._same_or(live, tuple.__new__(cls, outcomes), path))
 
     def _bytearray(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
         data = values.decode({"$bytes": node["$bytearray"]})
@@ -406,19 +582,16 @@ class Match:
 
     def _object_array(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
         shape = tuple(node["shape"])
-        new = np.empty(shape, dtype=object)
+        new = np.empty(len(node["$objects"]), dtype=object).reshape(shape)
         fits = type(live) is np.ndarray and live.dtype == object and live.shape == shape
         target = self._target(node, live if fits else MISSING, path, np.ndarray, new)
         found = live.reshape(-1).tolist() if fits else []
-        outcomes = self._each(node["$objects"], found, path, strict)
 
-        def fill() -> None:
-            flat = np.empty(len(outcomes), dtype=object)
-            for index, outcome in enumerate(outcomes):
-                flat[index] = self.settle(outcome)
-            target[...] = flat.reshape(shape)
+        def match() -> None:
+            outcomes = self._each(node["$objects"], found, path, strict)
+            self.later(lambda: _refill_array(target, outcomes))
 
-        self.later(fill)
+        self._descend(match)
         return target
 
     # ------------------------------------------------------------------ objects
@@ -439,17 +612,20 @@ class Match:
         self.differ(path, f"an object of class {name} to restore into", _describe(live))
         return None
 
+    def _is_buildable(self, cls: type) -> bool:
+        """Whether objects of a class can be made from their attributes alone."""
+        is_asked_for = self._classes.get(label(cls)) is cls and native_reason(cls) is None
+        return dataclasses.is_dataclass(cls) or is_asked_for
+
     def _object(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
         name = node["$object"]
         if live is MISSING or live is None or label(type(live)) != name:
-            cls = self._class(name, live, path, _is_dataclass)
-            if cls is None:
-                return self.register(node, live)
-            return self._build(node, cls, path)
-        if _is_frozen(live):
+            cls = self._class(name, live, path, self._is_buildable)
+            return self.register(node, live if cls is None else self._build(node, cls, path))
+        if _is_immutable(live):
             return self._build(node, type(live), path, live)
-        if id(live) in self._claimed:
-            if dataclasses.is_dataclass(live):
+        if not self.claim(live, path):
+            if self._is_buildable(type(live)):
                 return self._build(node, type(live), path)
             self.differ(
                 path,
@@ -457,54 +633,66 @@ class Match:
                 f"the one that already stands for {self._claimed[id(live)]}",
             )
             return self.register(node, live)
-        self.claim(live, path)
         self.register(node, live)
-        self._match_object(node, live, path, strict)
+        self._descend(lambda: self._match_object(node, live, path, strict))
         return live
 
     def _match_object(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> None:
         if "items" in node:
-            self._match_items(node, live, path, strict)
+            self._match_items(node, live, plain_content(live), path, strict)
         stored = {unescape(key) for key in node["attributes"]} - {"$id"}
         for name in attributes_of(live):
-            if name in stored:
-                continue
-            if isinstance(_class_attribute(type(live), name), functools.cached_property):
-                self.later(functools.partial(live.__dict__.pop, name, None))
-            else:
-                self.differ(join(path, name), "no such attribute", "one")
+            if name not in stored:
+                self.surplus(live, name, path)
         self.attributes(node["attributes"], live, path, strict=strict and path_is_root(path))
 
-    def _match_items(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> None:
+    def _match_items(
+        self, node: dict[str, Any], live: Any, content: Any, path: str, strict: bool
+    ) -> None:
         """Items of an object of a class that derives from a built-in container."""
-        content = plain_content(live)
         outcome = self.node(node["items"], content, path, strict=strict)
-        if isinstance(content, (dict, list, set, collections.deque, bytearray)):
-            self.later(lambda: _refill(live, outcome))
-        elif outcome != content:
-            self.differ(path, repr(outcome)[:80], repr(content)[:80])
+        if type(outcome) is not type(content):
+            self.differ(path, f"items in {_describe(outcome)}", _describe(content))
+        else:
+            self._refills.append(lambda: _refill(live, outcome))
 
     def _build(self, node: dict[str, Any], cls: type, path: str, live: Any = MISSING) -> Any:
-        """A new record from its fields; no code of its class runs."""
+        """A new object from its items and attributes; no code of its class runs."""
+        base = container_of(cls)
+        content: Any = MISSING
+        if base is not None:
+            content = MISSING if live is MISSING else plain_content(live)
+        if base in IMMUTABLE:
+            [content] = self._parts(node, lambda: [self.node(node["items"], content, path)])
+            shell = base.__new__(cls, content)
+        else:
+            shell = (base or object).__new__(cls)
+        self.register(node, shell)
+        if base is not None and base not in IMMUTABLE:
+            empty = plain_content(shell)
+            self._descend(lambda: self._match_items(node, shell, empty, path, strict=False))
         found = attributes_of(live) if live is not MISSING else {}
-        shell = self.register(node, object.__new__(cls))
-        outcomes = {
-            unescape(key): self.node(
-                child, found.get(unescape(key), MISSING), join(path, unescape(key))
-            )
-            for key, child in node["attributes"].items()
-            if key != "$id"
-        }
-        if found.keys() == outcomes.keys() and all(found[k] is v for k, v in outcomes.items()):
-            return self.register(node, live)
-        for name, outcome in outcomes.items():
-            self._set_built(shell, name, outcome)
+        nodes = {unescape(key): child for key, child in node["attributes"].items() if key != "$id"}
+        outcomes: dict[str, Any] = {}
+
+        def match() -> None:
+            for name, child in nodes.items():
+                outcomes[name] = self.node(child, found.get(name, MISSING), join(path, name))
+                self._set_built(shell, name, outcomes[name], join(path, name))
+
+        self._descend(match)
+        if live is not MISSING and found.keys() == outcomes.keys() == nodes.keys():
+            same = all(found[name] is outcome for name, outcome in outcomes.items())
+            if same and is_same_content(shell, live) and self.claim(live, path):
+                return self.register(node, live)
         return shell
 
-    def _set_built(self, shell: Any, name: str, outcome: Any) -> None:
-        if isinstance(outcome, _Pending):
+    def _set_built(self, shell: Any, name: str, outcome: Any, path: str) -> None:
+        if not _can_have(shell, name):
+            self.differ(path, "an attribute of this name", "no place for one")
+        elif isinstance(outcome, _Pending):
             self.later(functools.partial(self._set_attribute, shell, name, outcome))
-        else:
+        elif outcome is not MISSING:
             set_attribute(shell, name, outcome)
 
     def _enum(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
@@ -529,6 +717,10 @@ class Match:
             )
         if adapter.is_value:
             return adapter.build(node, self, path)
+        inside = adapter.inside(live)
+        if inside is not live:
+            outcome = self._adapter(node, inside, path, strict)
+            return live if outcome is inside else outcome
         missing = live is MISSING or live is None
         if not missing and label(type(live)) != node["class"]:
             if adapter.must_match:
@@ -599,7 +791,9 @@ class Match:
     def _ref(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
         target: str = node["$ref"]
         if target in self._outcomes:
-            return self._outcomes[target]
+            outcome = self._outcomes[target]
+            adapter = None if outcome is live else registry.adapter_for(type(live))
+            return live if adapter is not None and adapter.inside(live) is outcome else outcome
         component = target.partition("/")[0].partition("#")[0]
         if component == target:
             # Another component's root: the caller's object if it was asked for, else left alone.

@@ -24,6 +24,10 @@ class Adapter:
     must_match: bool = True
     """Whether a live object of another class is an error rather than replaced by a new one."""
 
+    def inside(self, live: Any) -> Any:
+        """What stands in the file for a live object: the one that it only wraps, else itself."""
+        return live
+
     def capture(self, live: Any, walk: Walk, path: str) -> dict[str, Any]:
         """The fields of the node, beside its tag and class: `state` and what else is needed.
 

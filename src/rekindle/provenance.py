@@ -9,6 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+VERSION = "0.1.0"
+"""Of this library."""
+
 _LIBRARIES = (
     "numpy", "torch", "gymnasium", "stable_baselines3", "sb3_contrib", "mujoco", "ale_py",
     "jax", "jaxlib", "equinox", "optax", "safetensors",
@@ -21,10 +24,8 @@ _VARIABLES = (
 
 def environment() -> dict[str, Any]:
     """Versions of the libraries that are loaded, and what else can change the last bit."""
-    from rekindle import __version__
-
     found: dict[str, Any] = {
-        "rekindle": __version__,
+        "rekindle": VERSION,
         "python": platform.python_version(),
         "platform": f"{platform.system()}-{platform.machine()}",
     }

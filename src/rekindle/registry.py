@@ -80,8 +80,8 @@ def adapter_named(name: str) -> Any | None:
     """
     prefix = name.partition(".")[0]
     for target in ADAPTERS.values():
-        module = target.partition(":")[0]
-        if not module.rpartition(".")[2].startswith(prefix):
+        module = target.partition(":")[0].rpartition(".")[2]
+        if module.partition("_")[0] != prefix:
             continue
         adapter = load(target)
         if adapter.name == name:

@@ -11,7 +11,6 @@ import datetime
 import json
 import logging
 import os
-import socket
 import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -101,11 +100,15 @@ class Lock:
             raise self._refusal(owner) from None
         text = {
             "pid": os.getpid(),
-            "host": socket.gethostname(),
+            "host": os.uname().nodename,
             "since": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps(text).encode() + b"\n", 0)
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps(text).encode() + b"\n", 0)
+        except BaseException:
+            os.close(fd)
+            raise
         self._fd, self._pid = fd, os.getpid()
         self._held[self._key] = os.getpid()
 

@@ -8,23 +8,31 @@ The script does not change between the first start and any restart.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import functools
+import random
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any
+
+import numpy as np
 
 from rekindle import spaces
 from rekindle.adapters import sb3 as adapters
 from rekindle.adapters.generators import GlobalRNG
 from rekindle.checkpoint import Checkpoint as SavedCheckpoint
-from rekindle.checkpoint import open_checkpoint
+from rekindle.checkpoint import Reader, open_checkpoint
 from rekindle.checkpoint import save as save_components
-from rekindle.errors import MissingDependencyError, UnsupportedError
+from rekindle.errors import (
+    MismatchError,
+    MissingDependencyError,
+    UnsupportedError,
+    listing,
+)
 from rekindle.files import PathLike
 from rekindle.graph import attributes_of
-from rekindle.match import set_attribute
+from rekindle.match import Match, set_attribute
 from rekindle.registry import label
 from rekindle.report import RestoreReport, plural
 from rekindle.run import Progress, Run
@@ -257,9 +265,9 @@ def environment_name(model: BaseAlgorithm) -> str | None:
     """The name of the environment that a model trains in, where it has one."""
     env: Any = model.env
     while env is not None:
-        spec = getattr(env, "spec", None)
-        if getattr(spec, "id", None):
-            return str(spec.id)
+        name = getattr(getattr(env, "spec", None), "id", None)
+        if name:
+            return str(name)
         inner = getattr(env, "envs", None)
         env = inner[0] if inner else getattr(env, "venv", None)
     return None
@@ -268,8 +276,14 @@ def environment_name(model: BaseAlgorithm) -> str | None:
 # --------------------------------------------------------------------------- save and load
 
 
-def save(model: BaseAlgorithm, path: PathLike, *, overwrite: bool = False,
-         metrics: Mapping[str, Any] | None = None, exclude: Iterable[str] = ()) -> SavedCheckpoint:  # fmt: skip
+def save(
+    model: BaseAlgorithm,
+    path: PathLike,
+    *,
+    overwrite: bool = False,
+    metrics: Mapping[str, Any] | None = None,
+    exclude: Iterable[str] = (),
+) -> SavedCheckpoint:
     """Save a model: networks, optimizers, buffers, counters, environment, random generators.
 
     Args:
@@ -333,38 +347,30 @@ def load(
             path=checkpoint.path,
         )
     builder = _Builder(checkpoint, document, classes, replace)
-    with torch.random.fork_rng():
-        generators = GlobalRNG()
-        kept = _State(generators)
-        try:
-            model = builder.model(env, device)
-        finally:
-            kept.put_back()
+    with _generators_kept():
+        model = builder.model(env, device)
     asked = {
         name: part
         for name, part in components(model).items()
         if name in checkpoint and name not in ("env", "rng")
     }
-    checkpoint.restore(asked, classes=builder.classes.values())
+    replaced = [f"agent/{name}" for name in replace]
+    if "learning_rate" in replace:
+        replaced.append("agent/lr_schedule")
+    checkpoint.restore(asked, classes=builder.classes.values(), keep=replaced)
     return model
 
 
-class _State:
-    """The global generators of Python and numpy, to be put back after a constructor seeded them."""
-
-    def __init__(self, generators: GlobalRNG) -> None:
-        import random
-
-        import numpy as np
-
-        self._put = [
-            functools.partial(random.setstate, random.getstate()),
-            functools.partial(np.random.set_state, np.random.get_state()),
-        ]
-
-    def put_back(self) -> None:
-        for put in self._put:
-            put()
+@contextlib.contextmanager
+def _generators_kept() -> Iterator[None]:
+    """Put the global generators back after SB3's constructor has seeded them anew."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)  # noqa: NPY002
 
 
 class _Builder:
@@ -405,8 +411,6 @@ class _Builder:
         return model
 
     def _set_env(self, model: Any, env: Any) -> None:
-        from rekindle.errors import MismatchError, listing
-
         wrapped: VecEnv = model._wrap_env(env, 0, True)
         differences = [
             difference
@@ -478,9 +482,6 @@ class _Builder:
         return self._decoded(node, where)
 
     def _decoded(self, node: dict[str, Any], where: str) -> Any:
-        from rekindle.checkpoint import Reader
-        from rekindle.match import Match
-
         match = Match(Reader(self._checkpoint, verify=True), {}, self.classes.values())
         match.enter("agent")
         value = match.node(node, None, where)

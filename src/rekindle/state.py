@@ -8,7 +8,8 @@ it are labels; nothing is imported or called because a file says so.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,6 +46,8 @@ class Record(Mapping[str, Any]):
         return self._fields[key]
 
     def __getattr__(self, name: str) -> Any:
+        if name in Record.__slots__:  # not set yet: a copy is being made
+            raise AttributeError(name)
         try:
             return self._fields[name]
         except KeyError:
@@ -63,7 +66,9 @@ class Record(Mapping[str, Any]):
             return NotImplemented
         return self._label == other._label and self._fields == other._fields
 
-    __hash__ = None  # type: ignore[assignment]
+    def __hash__(self) -> int:
+        # By class alone: fields may not be hashable, and are not all there while a cycle is read.
+        return hash(self._label)
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{key}={_short(value)}" for key, value in self._fields.items())
@@ -106,6 +111,8 @@ class Document:
             raise FormatError(f"{component}: expected a document with a root, found none.")
         self.component = component
         self.root: Any = content["root"]
+        if self.root == {"$ref": component}:
+            raise FormatError(f"{component}: expected a value, found a reference to itself.")
         self.shared: dict[int, Any] = {}
         self.arrays: dict[str, dict[str, Any]] = {}
         pending = [self.root, *content.get("hoisted", [])]
@@ -161,27 +168,43 @@ def view_of(memory: np.ndarray[Any, Any], node: dict[str, Any], dtype: np.dtype[
 class Plain:
     """Decodes documents into plain data, without any live object.
 
+    A set, or the keys of a dictionary, that hold objects come as a list: objects are told apart by
+    identity, their records by content. Containers are filled after what holds them exists, so that
+    cycles close and no chain needs a deep stack.
+
     Args:
         source: Where documents and arrays come from.
         convert: Turns `(numpy array, array node)` into the array type that the caller wants.
+        alignment: At a multiple of how many bytes arrays must begin; one that does not is copied.
     """
 
     def __init__(
         self,
         source: Source,
         convert: Callable[[np.ndarray[Any, Any], dict[str, Any]], Any] | None = None,
+        alignment: int = 1,
     ) -> None:
         self._source = source
+        self._alignment = alignment
+        self._aligned: dict[str, arrays.Stored] = {}
         self._convert = convert or (lambda array, node: array)
         self._done: dict[str, Any] = {}
+        self._waiting: collections.deque[Callable[[], Any]] = collections.deque()
 
     def component(self, name: str) -> Any:
         """The whole of one component."""
-        if name in self._done:
-            return self._done[name]
-        document = self._source.document(name)
-        value = self._node(document.root, document)
-        return self._done.setdefault(name, value)
+        return self._finished(self._root(name))
+
+    def _root(self, name: str) -> Any:
+        if name not in self._done:
+            document = self._source.document(name)
+            self._done[name] = self._node(document.root, document)
+        return self._done[name]
+
+    def _finished(self, value: Any) -> Any:
+        while self._waiting:
+            self._waiting.popleft()()
+        return value
 
     def array(self, name: str) -> Any:
         """One array by its full name."""
@@ -193,20 +216,35 @@ class Plain:
 
     def decode(self, node: Any, document: Document) -> Any:
         """One node of a document."""
-        return self._node(node, document)
+        return self._finished(self._node(node, document))
 
     def _raw(self, node: dict[str, Any]) -> np.ndarray[Any, Any]:
         if "$view" in node:
-            host = self._source.array(node["$view"]).raw
+            host = self._stored(node["$view"]).raw
             memory = host.reshape(-1).view(np.uint8)
-            return view_of(memory, node, dtypes.build(node["dtype"]))
-        return arrays.decode(self._source.array(node["$array"]), node)
+            view = view_of(memory, node, dtypes.build(node["dtype"]))
+            return arrays.view_bits(view, node["code"]) if "code" in node else view
+        return arrays.decode(self._stored(node["$array"]), node)
+
+    def _stored(self, name: str) -> arrays.Stored:
+        """A stored array where it must begin; the same memory for it and all views of it."""
+        if name in self._aligned:
+            return self._aligned[name]
+        stored = self._source.array(name)
+        if stored.raw.ctypes.data % self._alignment:
+            raw = arrays.aligned_copy(stored.raw, self._alignment)
+            stored = self._aligned[name] = arrays.Stored(stored.code, raw)
+        return stored
 
     def _node(self, node: Any, document: Document) -> Any:
         if isinstance(node, list):
-            return [self._node(item, document) for item in node]
+            return self._list({"$list": node}, document)
         if not isinstance(node, dict):
             return node
+        if "$id" in node:
+            token = f"{document.component}#{node['$id']}"
+            if token in self._done:
+                return self._done[token]
         tag = tag_of(node)
         if tag is None:
             return self._filled(
@@ -220,7 +258,11 @@ class Plain:
                 f"{document.component}: expected a tag of format version 1, found {tag}. "
                 "The document is malformed, or was written by a newer version."
             )
-        return reader(self, node, document)
+        value = reader(self, node, document)
+        if "$id" in node:
+            # Met again, it is the same object, and is not read once more.
+            self._done.setdefault(f"{document.component}#{node['$id']}", value)
+        return value
 
     def _items(self, node: dict[str, Any], document: Document) -> dict[str, Any]:
         return {
@@ -232,13 +274,9 @@ class Plain:
     def _filled(
         self, node: dict[str, Any], document: Document, shell: Any, fill: Callable[[Any], Any]
     ) -> Any:
-        """Make a container known before it is filled, so that cycles find it."""
-        if "$id" in node:
-            shell = self._done.setdefault(f"{document.component}#{node['$id']}", shell)
-        if node is document.root:
-            shell = self._done.setdefault(document.component, shell)
-        fill(shell)
-        return shell
+        """Make a container known now and fill it later."""
+        self._waiting.append(functools.partial(fill, shell))
+        return self._built(node, document, shell)
 
     # Each reader handles one tag of a value that holds others.
 
@@ -254,7 +292,8 @@ class Plain:
         return self._built(node, document, tuple(self._each(node["$tuple"], document)))
 
     def _frozenset(self, node: dict[str, Any], document: Document) -> Any:
-        return self._built(node, document, frozenset(self._each(node["$frozenset"], document)))
+        build = frozenset if self._are_hashable(node["$frozenset"], document) else list
+        return self._built(node, document, build(self._each(node["$frozenset"], document)))
 
     def _built(self, node: dict[str, Any], document: Document, value: Any) -> Any:
         if "$id" in node:
@@ -262,9 +301,32 @@ class Plain:
         return value
 
     def _set(self, node: dict[str, Any], document: Document) -> Any:
+        shell: Any = set() if self._are_hashable(node["$set"], document) else []
+        add = shell.update if isinstance(shell, set) else shell.extend
         return self._filled(
-            node, document, set(), lambda out: out.update(self._each(node["$set"], document))
+            node, document, shell, lambda _: add(self._each(node["$set"], document))
         )
+
+    def _are_hashable(self, nodes: Iterable[Any], document: Document) -> bool:
+        """Whether the plain forms of these can be told apart in a set, as what they stand for."""
+        return all(self._is_hashable(node, document) for node in nodes)
+
+    def _is_hashable(self, node: Any, document: Document) -> bool:
+        if not isinstance(node, dict):
+            return not isinstance(node, list)
+        tag = tag_of(node)
+        if tag in ("$tuple", "$frozenset"):
+            return self._are_hashable(node[tag], document)
+        if tag == "$namedtuple":
+            return self._are_hashable(self._plain_values(node["fields"]), document)
+        if tag == "$ref" and "/" not in node["$ref"]:
+            target, other = self._resolve(node["$ref"], document)
+            return self._is_hashable(target, other)
+        return tag in values.DECODERS or tag in ("$enum", "$class", "$module")
+
+    @staticmethod
+    def _plain_values(node: dict[str, Any]) -> list[Any]:
+        return [value for key, value in node.items() if key != "$id"]
 
     def _deque(self, node: dict[str, Any], document: Document) -> Any:
         shell: collections.deque[Any] = collections.deque(maxlen=node.get("maxlen"))
@@ -277,11 +339,14 @@ class Plain:
         return self._built(node, document, data)
 
     def _dict(self, node: dict[str, Any], document: Document) -> Any:
-        def fill(out: dict[Any, Any]) -> None:
-            for key, value in node["$dict"]:
-                out[self._node(key, document)] = self._node(value, document)
+        nodes = node["$dict"]
+        is_dict = self._are_hashable([key for key, _ in nodes], document)
 
-        return self._filled(node, document, {}, fill)
+        def fill(out: Any) -> None:
+            pairs = [(self._node(k, document), self._node(v, document)) for k, v in nodes]
+            out.update(pairs) if is_dict else out.extend(pairs)
+
+        return self._filled(node, document, {} if is_dict else [], fill)
 
     def _objects(self, node: dict[str, Any], document: Document) -> Any:
         shape = tuple(node["shape"])
@@ -328,15 +393,18 @@ class Plain:
         target = node["$ref"]
         if target in self._done:
             return self._done[target]
-        component, is_array, _ = target.partition("/")
-        if is_array:
+        if "/" in target:
             return self.array(target)
+        if "#" not in target:
+            return self._root(target)
+        return self._node(*self._resolve(target, document))
+
+    def _resolve(self, target: str, document: Document) -> tuple[Any, Document]:
+        """The node that a reference to a component, or to a shared value of one, stands for."""
         component, is_shared, number = target.partition("#")
-        if not is_shared:
-            return self.component(component)
         other = self._source.document(component)
         try:
-            return self._node(other.shared[int(number)], other)
+            return (other.shared[int(number)] if is_shared else other.root), other
         except (KeyError, ValueError):
             raise FormatError(
                 f"{document.component}: expected the shared value {target}, found none. "
@@ -344,16 +412,24 @@ class Plain:
             ) from None
 
     def _partial(self, node: dict[str, Any], document: Document) -> Any:
-        parts = {key: self._node(node[key], document) for key in ("args", "kwargs")}
-        return Record(
-            "functools:partial", {"func": self._node(node["$partial"], document), **parts}
-        )
+        nodes = {"func": node["$partial"], "args": node["args"], "kwargs": node["kwargs"]}
+        return self._named(node, document, "functools:partial", nodes)
+
+    def _named(
+        self, node: dict[str, Any], document: Document, label: str, nodes: dict[str, Any]
+    ) -> Record:
+        fields: dict[str, Any] = {}
+        return self._filled(
+            node, document, Record(label, fields),
+            lambda _: fields.update({k: self._node(v, document) for k, v in nodes.items()}),
+        )  # fmt: skip
 
     def _slice(self, node: dict[str, Any], document: Document) -> Any:
         return slice(*self._each(node["$slice"], document))
 
     def _method(self, node: dict[str, Any], document: Document) -> Any:
-        return Record("types:MethodType", {"name": node["$method"]})
+        nodes = {"name": node["$method"], "self": node["self"]}
+        return self._named(node, document, "types:MethodType", nodes)
 
     def _name(self, node: dict[str, Any], document: Document) -> Any:
         return Reference(node[tag_of(node) or ""])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rekindle.graph import Walk, attributes_of, join
+from rekindle.graph import Walk, attributes_of
 from rekindle.match import Match
 from rekindle.protocols import Adapter
 
@@ -36,7 +36,7 @@ class Attributes(Adapter):
         nodes = self.asked(node["state"], match)
         for name in self.own(live):
             if name not in node["state"]:
-                match.differ(join(path, name), "no such attribute", "one")
+                match.surplus(live, name, path)
         match.attributes(nodes, live, path, strict=self.strict)
         return live
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from rekindle.graph import Walk, join
-from rekindle.match import Match
+from rekindle.graph import Walk, attributes_of, join
+from rekindle.match import MISSING, Match
 from rekindle.protocols import Adapter
+from rekindle.registry import label
 
 _BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 
@@ -46,18 +47,26 @@ class PythonRandom(Adapter):
     def capture(self, live: random.Random, walk: Walk, path: str) -> dict[str, Any]:
         """Mersenne Twister words, and the second half of a pair of normals when one is left."""
         try:
-            return {"state": walk.children(_python_state(live), path)}
+            fields = {"state": walk.children(_python_state(live), path)}
         except NotImplementedError:
             walk.refuse(path, "random.SystemRandom, which takes its numbers from the system")
             return {}
+        attributes = {k: v for k, v in attributes_of(live).items() if k != "gauss_next"}
+        if attributes:
+            fields["attributes"] = walk.children(attributes, path)
+        return fields
 
     def restore(self, node: dict[str, Any], live: random.Random, match: Match, path: str) -> Any:
-        """Set the words in place."""
+        """Set the words in place, and what a class of the user's adds to them."""
+        match.attributes(node.get("attributes", {}), live, path)
         match.later(functools.partial(live.setstate, _python_tuple(match.value(node["state"]))))
         return live
 
     def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
         """A generator of Python's own class."""
+        if node["class"] != label(random.Random):
+            match.differ(path, f"an object of class {node['class']} to restore into", "nothing")
+            return None
         generator = random.Random()
         generator.setstate(_python_tuple(match.value(node["state"])))
         return generator
@@ -69,27 +78,29 @@ class BitGenerator(Adapter):
     name = "generators.numpy_bits"
 
     def capture(self, live: Any, walk: Walk, path: str) -> dict[str, Any]:
-        """The state, and how many children its seed has spawned."""
+        """The state, and the seed, from which children are spawned."""
         fields: dict[str, Any] = {"state": walk.children(live.state, path)}
-        spawned = getattr(live.seed_seq, "n_children_spawned", 0)
-        if spawned:
-            fields["spawned"] = spawned
-            fields["entropy"] = walk.node(live.seed_seq.entropy, join(path, "entropy"))
+        if isinstance(live.seed_seq, np.random.SeedSequence):
+            fields["seed"] = walk.node(live.seed_seq, join(path, "seed"))
         return fields
 
     def restore(self, node: dict[str, Any], live: Any, match: Match, path: str) -> Any:
-        """Set the state in place; spawn as many children from the seed as had been."""
+        """Set the state and the seed in place."""
         state = match.value(node["state"])
         match.later(functools.partial(setattr, live, "state", state))
-        missing = node.get("spawned", 0) - getattr(live.seed_seq, "n_children_spawned", 0)
-        if missing:
-            if missing < 0 or live.seed_seq.entropy != match.value(node["entropy"]):
-                match.notes.append(
-                    f"{match.full(path)}: children that it spawns from now on differ, because its "
-                    "seed is another one than when the checkpoint was written"
-                )
-            else:
-                match.later(lambda: live.seed_seq.spawn(missing))
+        if "seed" not in node:
+            return live
+        present = live.seed_seq if isinstance(live.seed_seq, np.random.SeedSequence) else MISSING
+        seed = match.node(node["seed"], present, join(path, "seed"))
+        if seed is present:
+            return live
+        if isinstance(live.__reduce__()[2], tuple):
+            match.later(functools.partial(live.__setstate__, (state, seed)))
+        else:
+            match.notes.append(
+                f"{match.full(path)}: children that it spawns from now on differ, because its seed "
+                "is another one than when the checkpoint was written; numpy 2 can put it back"
+            )
         return live
 
     def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
@@ -99,7 +110,10 @@ class BitGenerator(Adapter):
         if name not in _BIT_GENERATORS:
             match.differ(path, f"one of {', '.join(_BIT_GENERATORS)}", str(name))
             return None
-        generator = getattr(np.random, name)()
+        seed = None
+        if "seed" in node:
+            seed = match.node(node["seed"], MISSING, join(path, "seed"))
+        generator = getattr(np.random, name)(seed)
         generator.state = state
         return generator
 
@@ -137,31 +151,61 @@ class LegacyGenerator(Adapter):
 
     def restore(self, node: dict[str, Any], live: Any, match: Match, path: str) -> Any:
         """Set the state in place."""
-        match.later(functools.partial(live.set_state, match.value(node["state"])))
+        state = match.value(node["state"])
+        if _same_kind(state, live.get_state(legacy=False), match, path):
+            match.later(functools.partial(live.set_state, state))
         return live
 
     def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
         """A new one with this state."""
-        generator = np.random.RandomState()
-        generator.set_state(match.value(node["state"]))
+        state = match.value(node["state"])
+        if state["bit_generator"] not in _BIT_GENERATORS:
+            match.differ(path, f"one of {', '.join(_BIT_GENERATORS)}", state["bit_generator"])
+            return None
+        generator = np.random.RandomState(getattr(np.random, state["bit_generator"])())
+        generator.set_state(state)
         return generator
 
 
 class SeedSequence(Adapter):
-    """`numpy.random.SeedSequence`."""
+    """`numpy.random.SeedSequence`, which several generators may spawn from."""
 
     name = "generators.seed_sequence"
-    is_value = True
 
     def capture(self, live: Any, walk: Walk, path: str) -> dict[str, Any]:
         """What it was made from and how many children it has spawned."""
-        state = {**live.state}
-        return {"$adapter": self.name, "class": "numpy.random.bit_generator:SeedSequence",
-                "state": walk.children(state, path)}  # fmt: skip
+        return {"state": walk.children(live.state, path)}
+
+    def restore(self, node: dict[str, Any], live: Any, match: Match, path: str) -> Any:
+        """Spawn as many children as had been; a new one where the live one is another."""
+        state = match.value(node["state"])
+        missing = state["n_children_spawned"] - live.n_children_spawned
+        if missing < 0 or _origin(state) != _origin(live.state):
+            return np.random.SeedSequence(**state)
+        if missing:
+            match.later(lambda: live.spawn(missing))
+        return live
 
     def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
         """An equal one."""
         return np.random.SeedSequence(**match.value(node["state"]))
+
+
+def _origin(state: dict[str, Any]) -> str:
+    """What a seed was made from, to be compared; its entropy may be an array."""
+    return repr([np.asarray(state[key], dtype=object).tolist()
+                 for key in ("entropy", "spawn_key", "pool_size")])  # fmt: skip
+
+
+def _same_kind(
+    state: dict[str, Any], live: dict[str, Any] | tuple[Any, ...], match: Match, path: str
+) -> bool:
+    """Whether numpy's legacy state can be set into a generator that is in another such state."""
+    found = live["bit_generator"] if isinstance(live, dict) else live[0]
+    if found != state["bit_generator"]:
+        match.differ(path, f"a generator over {state['bit_generator']}", f"one over {found}")
+        return False
+    return True
 
 
 class Global(Adapter):
@@ -187,7 +231,9 @@ class Global(Adapter):
         """Set every generator that the checkpoint holds."""
         state = match.value(node["state"])
         match.later(functools.partial(random.setstate, _python_tuple(state["python"])))
-        match.later(functools.partial(np.random.set_state, state["numpy"]))
+        legacy = np.random.get_state(legacy=False)
+        if _same_kind(state["numpy"], legacy, match, join(path, "numpy")):
+            match.later(functools.partial(np.random.set_state, state["numpy"]))
         torch = sys.modules.get("torch")
         if "torch" in state and torch is None:
             match.differ(join(path, "torch"), "torch to be imported", "it is not")

@@ -17,9 +17,10 @@ from rekindle.graph import Walk, join
 from rekindle.match import Match
 from rekindle.registry import label
 
-_OF_THE_ENVIRONMENT = frozenset(
-    ("env", "_vec_normalize_env", "_last_obs", "_last_episode_starts", "_last_original_obs")
-)
+_OF_THE_LOOP = frozenset(
+    ("env", "_vec_normalize_env", "_last_obs", "_last_episode_starts", "_last_original_obs",
+     "_logger")
+)  # fmt: skip
 NOT_ARGUMENTS = frozenset(("policy", "env", "device", "verbose", "tensorboard_log",
                            "_init_setup_model", "self", "args", "kwargs"))  # fmt: skip
 """Parameters of an algorithm's constructor that say nothing of what is trained."""
@@ -54,29 +55,39 @@ class Algorithm(Attributes):
         return fields
 
     def asked(self, nodes: dict[str, Any], match: Match) -> dict[str, Any]:
-        """Without the environment, what was last observed in it is left alone too."""
+        """Without the environment, what a loop holds of it and its logger are left alone too."""
         if match.asks_for("env"):
             return nodes
-        return {key: node for key, node in nodes.items() if key not in _OF_THE_ENVIRONMENT}
+        return {key: node for key, node in nodes.items() if key not in _OF_THE_LOOP}
 
 
 class Rollout(Attributes):
     """`RolloutBuffer`: its rows only while a rollout is under way, since each begins with zeros."""
 
-    def own(self, live: Any) -> dict[str, Any]:
-        """The attributes that are state now."""
-        found = super().own(live)
-        if live.pos == 0 and not live.full:
-            return {k: v for k, v in found.items() if not isinstance(v, (np.ndarray, dict))}
-        return found
+    def capture(self, live: Any, walk: Walk, path: str) -> dict[str, Any]:
+        """Attributes; without rows when the buffer is empty, or full and so consumed."""
+        own = self.own(live)
+        if 0 < live.pos < live.buffer_size:
+            return {"state": walk.children(own, path), "has_rows": True}
+        kept = {name: value for name, value in own.items() if not _is_rows(value)}
+        return {"state": walk.children(kept, path), "has_rows": False}
 
     def restore(self, node: dict[str, Any], live: Any, match: Match, path: str) -> Any:
-        """Match and set the attributes; an empty buffer holds no rows to compare."""
+        """Match and set the attributes; without rows, the buffer is emptied as a rollout begins."""
         for name in ("buffer_size", "n_envs"):
-            if node["state"][name] != getattr(live, name):
-                match.differ(join(path, name), str(node["state"][name]), str(getattr(live, name)))
+            expected, found = node["state"][name], getattr(live, name)
+            if expected != found:
+                match.differ(join(path, name), str(expected), str(found))
         match.attributes(node["state"], live, path, strict=True)
+        if not node["has_rows"]:
+            match.later(live.reset)
         return live
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or (
+        isinstance(value, dict) and any(isinstance(item, np.ndarray) for item in value.values())
+    )
 
 
 class Logger(Attributes):

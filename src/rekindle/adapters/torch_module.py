@@ -16,6 +16,7 @@ from rekindle.graph import Walk, attributes_of, join
 from rekindle.match import MISSING, Match
 from rekindle.protocols import Adapter
 from rekindle.registry import label
+from rekindle.state import escape, unescape
 
 _INTERNAL = frozenset(vars(torch.nn.Module())) | {
     "_forward_hooks_with_kwargs",
@@ -26,13 +27,6 @@ _WRAPPERS = {
     "torch.nn.parallel.distributed:DistributedDataParallel": "module",
     "torch.nn.parallel.data_parallel:DataParallel": "module",
 }
-
-
-def unwrap(module: torch.nn.Module) -> torch.nn.Module:
-    """The module under `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
-    while (inside := _WRAPPERS.get(label(type(module)))) is not None:
-        module = getattr(module, inside)
-    return module
 
 
 def _own(module: torch.nn.Module) -> dict[str, Any]:
@@ -60,30 +54,31 @@ class Module(Adapter):
     name = "torch.module"
     rank = 0
 
+    def inside(self, live: Any) -> Any:
+        """The module under `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
+        while (name := _WRAPPERS.get(label(type(live)))) is not None:
+            live = getattr(live, name)
+        return live
+
     def capture(self, live: torch.nn.Module, walk: Walk, path: str) -> dict[str, Any]:
         """State dict, buffers that it leaves out, gradients, train flags, other attributes."""
-        module = unwrap(live)
-        parts = list(module.named_modules())
-        fields: dict[str, Any] = {"class": label(type(module))}
+        parts = list(live.named_modules())
         nodes: dict[str, dict[str, Any]] = {}
         for name, part in parts[1:]:
             nodes[name] = walk.remember(part, {"$part": label(type(part)), "attributes": {}})
-        fields["state"] = walk.children(_tensors(module, persistent=True), path)
-        buffers = walk.children(_tensors(module, persistent=False), path)
-        if buffers:
-            fields["buffers"] = buffers
-        gradients = [
-            (name, parameter.grad)
-            for name, parameter in module.named_parameters()
-            if parameter.grad is not None
-        ]
-        if gradients:
+        tensors, hidden = (dict(_tensors(live, persistent)) for persistent in (True, False))
+        fields: dict[str, Any] = {"state": walk.children(_present(tensors), path)}
+        if buffers := _present(hidden):
+            fields["buffers"] = walk.children(buffers, path)
+        if empty := [name for name, tensor in (tensors | hidden).items() if tensor is None]:
+            fields["empty"] = empty
+        if gradients := _present({n: p.grad for n, p in live.named_parameters()}):
             fields["gradients"] = walk.children(gradients, join(path, "grad"))
         training = {part.training for _, part in parts}
         fields["training"] = (
             training.pop() if len(training) == 1 else {name: part.training for name, part in parts}
         )
-        fields["attributes"] = walk.children(_own(module), path)
+        fields["attributes"] = walk.children(_own(live), path)
         for name, part in parts[1:]:
             nodes[name]["attributes"] = walk.children(_own(part), join(path, name))
         fields["parts"] = nodes
@@ -91,26 +86,29 @@ class Module(Adapter):
 
     def restore(self, node: dict[str, Any], live: torch.nn.Module, match: Match, path: str) -> Any:
         """Copy every tensor in place; set flags and attributes."""
-        module = unwrap(live)
-        if label(type(module)) != node["class"]:
-            match.differ(path, f"a module of class {node['class']}", label(type(module)))
-            return live
-        if module is not live:
-            match.claim(module, path)
-        parts = dict(module.named_modules())
+        parts = dict(live.named_modules())
         self._match_parts(node, parts, match, path)
+        empty = set(node.get("empty", ()))
         for key, persistent in (("state", True), ("buffers", False)):
-            found = dict(_tensors(module, persistent))
-            self._match_tensors(node.get(key, {}), found, match, path, module)
-        self._match_gradients(node.get("gradients", {}), module, match, path)
+            found = dict(_tensors(live, persistent))
+            self._match_tensors(node.get(key, {}), found, live, match, path)
+            stored = empty.union(map(unescape, node.get(key, {})))
+            for name in _present(found):
+                if name not in stored:
+                    match.differ(join(path, name), "no tensor of this name", "one")
+            empty -= self._match_empty(empty, found, live, match, path)
+        for name in empty:
+            match.differ(join(path, name), "None under this name", "no such name")
+        self._match_gradients(node.get("gradients", {}), live, match, path)
         training = node["training"]
         for name, part in parts.items():
             flag = training if isinstance(training, bool) else training.get(name, part.training)
             match.later(functools.partial(setattr, part, "training", flag))
-        match.attributes(node["attributes"], module, path)
+        self._match_attributes(node["attributes"], live, match, path)
         for name, part_node in node["parts"].items():
             if name in parts:
-                match.attributes(part_node["attributes"], parts[name], join(path, name))
+                where = join(path, name)
+                self._match_attributes(part_node["attributes"], parts[name], match, where)
         return live
 
     def _match_parts(
@@ -130,34 +128,60 @@ class Module(Adapter):
             if name and name not in node["parts"]:
                 match.differ(join(path, name), "no such module", label(type(parts[name])))
 
+    def _match_attributes(
+        self, nodes: dict[str, Any], part: torch.nn.Module, match: Match, path: str
+    ) -> None:
+        match.attributes(nodes, part, path)
+        for name in _own(part):
+            if escape(name) not in nodes:
+                match.surplus(part, name, path)
+
     def _match_tensors(
         self,
         nodes: dict[str, Any],
         found: dict[str, torch.Tensor | None],
+        live: torch.nn.Module,
         match: Match,
         path: str,
-        module: torch.nn.Module,
     ) -> None:
-        for name, node in nodes.items():
-            if name == "$id":
+        for key, node in nodes.items():
+            name = unescape(key)
+            if key == "$id":
                 continue
             tensor = found.get(name, MISSING)
             where = join(path, name)
-            if tensor is MISSING:
-                match.differ(where, _stored_kind(node), "no tensor of this name")
+            if tensor is MISSING or (tensor is None and _is_parameter(live, name)):
+                match.differ(where, "a tensor of this name", "None" if tensor is None else "none")
                 continue
             outcome = match.node(node, tensor, where, strict=True)
-            if outcome is not tensor:
-                match.later(functools.partial(_rebind, module, name, outcome))
-        for name in found:
-            if name not in nodes:
-                match.differ(join(path, name), "no tensor of this name", "one")
+            if outcome is tensor:
+                continue
+            if tensor is not None and outcome.shape != tensor.shape:
+                match.differ(where, f"shape {tuple(outcome.shape)}", f"{tuple(tensor.shape)}")
+            match.later(functools.partial(_rebind, live, name, outcome))
+
+    def _match_empty(
+        self,
+        names: set[str],
+        found: dict[str, torch.Tensor | None],
+        live: torch.nn.Module,
+        match: Match,
+        path: str,
+    ) -> set[str]:
+        """Those of the names that were None and are in `found`; a buffer becomes None again."""
+        known = names & found.keys()
+        for name in known:
+            if found[name] is not None and _is_parameter(live, name):
+                match.differ(join(path, name), "None", "a parameter")
+            else:
+                match.later(functools.partial(_rebind, live, name, None))
+        return known
 
     def _match_gradients(
-        self, nodes: dict[str, Any], module: torch.nn.Module, match: Match, path: str
+        self, nodes: dict[str, Any], live: torch.nn.Module, match: Match, path: str
     ) -> None:
-        for name, parameter in module.named_parameters():
-            node = nodes.get(name)
+        for name, parameter in live.named_parameters():
+            node = nodes.get(escape(name))
             if node is None:
                 if parameter.grad is not None:
                     match.later(functools.partial(setattr, parameter, "grad", None))
@@ -168,8 +192,13 @@ class Module(Adapter):
                 match.later(functools.partial(setattr, parameter, "grad", outcome))
 
 
-def _stored_kind(node: Any) -> str:
-    return "None" if node is None else "a tensor of this name"
+def _present(tensors: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+
+def _is_parameter(module: torch.nn.Module, name: str) -> bool:
+    prefix, _, leaf = name.rpartition(".")
+    return leaf in module.get_submodule(prefix)._parameters
 
 
 def _rebind(module: torch.nn.Module, name: str, tensor: Any) -> None:

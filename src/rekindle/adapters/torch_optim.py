@@ -11,19 +11,17 @@ from typing import Any
 
 import torch
 
+from rekindle.adapters.torch_values import describe
 from rekindle.graph import Walk, attributes_of, join
 from rekindle.match import MISSING, Match
 from rekindle.protocols import Adapter
+from rekindle.state import escape, unescape
 
 _INTERNAL = frozenset(vars(torch.optim.SGD([torch.zeros(1)], lr=0.1))) | {
-    "_params", "_numel_cache", "step", "_opt_called", "_wrapped_by_lr_sched", "_warned_capturable_if_run_uncaptured",
-    "grad_scale", "found_inf", "_patch_step_function", "_step_supports_amp_scaling",
+    "_params", "_numel_cache", "step", "_opt_called", "_wrapped_by_lr_sched",
+    "_warned_capturable_if_run_uncaptured", "grad_scale", "found_inf", "_patch_step_function",
+    "_step_supports_amp_scaling",
 }  # fmt: skip
-_ELEMENTWISE = {
-    "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum", "acc_delta",
-    "prev", "step_size", "exp_inf", "grad_avg", "ax",
-}  # fmt: skip
-"""State that has one number per parameter, whatever the optimizer."""
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
@@ -50,6 +48,7 @@ class Optimizer(Adapter):
             node = walk.children(options, join(path, f"param_groups.{index}"))
             node["params"] = [place[id(parameter)] for parameter in group["params"]]
             groups.append(node)
+        kinds = [describe(parameter) for parameter in parameters]
         gradients = [
             [index, walk.node(parameter.grad, join(path, f"grad.{index}"))]
             for index, parameter in enumerate(parameters)
@@ -57,6 +56,7 @@ class Optimizer(Adapter):
         ]
         fields: dict[str, Any] = {
             "state": {"state": {"$dict": state}, "param_groups": groups},
+            "parameters": kinds,
             "defaults": walk.children(live.defaults, join(path, "defaults")),
             "attributes": walk.children(self._own(live), path),
         }
@@ -86,6 +86,12 @@ class Optimizer(Adapter):
                 group, live.param_groups[index], match, join(path, f"param_groups.{index}")
             )
         parameters = _parameters(live)
+        for index, (expected, parameter) in enumerate(
+            zip(node["parameters"], parameters, strict=True)
+        ):
+            kind = describe(parameter)
+            if kind != expected:
+                match.differ(join(path, f"params.{index}"), expected, kind)
         states = dict(node["state"]["state"]["$dict"])
         for index, parameter in enumerate(parameters):
             where = join(path, f"state.{index}")
@@ -102,13 +108,14 @@ class Optimizer(Adapter):
         self, node: dict[str, Any], live: dict[str, Any], match: Match, path: str
     ) -> None:
         for key in live:
-            if key not in node:
+            if escape(key) not in node:
                 match.differ(join(path, key), "no such option", "one")
         for key, child in node.items():
-            if key == "params":
+            if key in ("params", "$id"):
                 continue
-            outcome = match.node(child, live.get(key, MISSING), join(path, key))
-            match.later(functools.partial(_set_item, live, key, outcome, match))
+            name = unescape(key)
+            outcome = match.node(child, live.get(name, MISSING), join(path, name))
+            match.later(functools.partial(_set_item, live, name, outcome, match))
 
     def _match_state(
         self,
@@ -123,18 +130,8 @@ class Optimizer(Adapter):
         for key, child in node.items():
             if key == "$id":
                 continue
-            value = match.node(child, present.get(key, MISSING), join(path, key))
-            if (
-                key in _ELEMENTWISE
-                and isinstance(value, torch.Tensor)
-                and value.shape != parameter.shape
-            ):
-                match.differ(
-                    join(path, key),
-                    f"a parameter of shape {tuple(value.shape)}",
-                    f"one of shape {tuple(parameter.shape)}",
-                )
-            outcomes[key] = value
+            name = unescape(key)
+            outcomes[name] = match.node(child, present.get(name, MISSING), join(path, name))
 
         def fill() -> None:
             live.state[parameter] = {key: match.settle(value) for key, value in outcomes.items()}
@@ -175,8 +172,9 @@ class Scaler(Adapter):
         return {"state": walk.children(own, path)}
 
     def restore(self, node: dict[str, Any], live: Any, match: Match, path: str) -> Any:
-        """Set its numbers in place."""
+        """Set its numbers in place, and forget a step that the live one is in the middle of."""
         match.attributes(node["state"], live, path)
+        match.later(live._per_optimizer_states.clear)
         return live
 
 

@@ -15,7 +15,7 @@ import torch
 
 from rekindle.adapters.attributes import Attributes
 from rekindle.codecs import arrays
-from rekindle.graph import Walk
+from rekindle.graph import Walk, join
 from rekindle.match import MISSING, Match
 from rekindle.protocols import Adapter
 from rekindle.registry import label
@@ -41,6 +41,16 @@ if hasattr(torch, "float8_e8m0fnu"):
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
 
 
+_PARTS = {"sparse_coo": ("_indices", "_values")} | {
+    layout: (f"{major}_indices", f"{minor}_indices", "values")
+    for layout, major, minor in (
+        ("sparse_csr", "crow", "col"), ("sparse_csc", "ccol", "row"),
+        ("sparse_bsr", "crow", "col"), ("sparse_bsc", "ccol", "row"),
+    )
+}  # fmt: skip
+"""Layouts of sparse tensors, and the methods that give the dense parts of each."""
+
+
 def to_numpy(tensor: torch.Tensor) -> tuple[np.ndarray[Any, Any], str | None, dict[str, Any]]:
     """A CPU tensor's memory as a numpy array, the safetensors type of its bits, and node fields.
 
@@ -60,6 +70,17 @@ def to_numpy(tensor: torch.Tensor) -> tuple[np.ndarray[Any, Any], str | None, di
     raise TypeError(f"a tensor of type {dtype}")
 
 
+def _aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor in memory from torch's own allocator, with the same strides.
+
+    Sums and dot products are split at the vector width, so their last bits depend on where memory
+    begins: a tensor over a mapped file would not go on exactly as one that torch made.
+    """
+    storage = tensor.untyped_storage().clone()
+    place = (tensor.storage_offset(), tensor.shape, tensor.stride())
+    return torch.empty(0, dtype=tensor.dtype).set_(storage, *place)
+
+
 def from_numpy(data: np.ndarray[Any, Any], code: str, node: dict[str, Any]) -> torch.Tensor:
     """A CPU tensor over a numpy array's memory; copied only where that is not writable."""
     if not data.flags.writeable or any(stride < 0 for stride in data.strides):
@@ -72,6 +93,10 @@ def from_numpy(data: np.ndarray[Any, Any], code: str, node: dict[str, Any]) -> t
     return tensor.view(_OTHER[node["torch_dtype"]]) if "torch_dtype" in node else tensor
 
 
+def _layout(tensor: torch.Tensor) -> str:
+    return str(tensor.layout).removeprefix("torch.")
+
+
 class Tensor(Adapter):
     """`torch.Tensor`, `Parameter` and `Buffer`."""
 
@@ -80,8 +105,11 @@ class Tensor(Adapter):
 
     def capture(self, live: torch.Tensor, walk: Walk, path: str) -> dict[str, Any]:
         """The node of one tensor."""
-        extra: dict[str, Any] = {"library": "torch"}
         cls = type(live)
+        if torch.nn.parameter.is_lazy(live):
+            walk.refuse(path, f"{label(cls)}, which has no shape yet; run one forward pass first")
+            return {}
+        extra: dict[str, Any] = {"library": "torch"}
         if cls is not torch.Tensor:
             extra["class"] = label(cls)
         if live.requires_grad:
@@ -89,8 +117,10 @@ class Tensor(Adapter):
                 extra["requires_grad"] = True
             else:
                 extra["detached"] = True
+        if live.layout != torch.strided and _layout(live) in _PARTS:
+            return self._capture_sparse(live, walk, path)
         data = live.detach()
-        on_cpu = data.device.type == "cpu"
+        on_cpu = data.is_cpu
         if not on_cpu:
             extra["device"] = str(data.device)
         lazy = data.is_conj() or data.is_neg()
@@ -101,9 +131,49 @@ class Tensor(Adapter):
         except TypeError as error:
             walk.refuse(path, str(error))
             return {}
-        return walk.array(
-            live, raw, path, code=code, shared_memory=on_cpu and not lazy, **extra, **fields
+        address = data.data_ptr() if on_cpu and not lazy else None
+        return walk.array(live, raw, path, code=code, address=address, **extra, **fields)
+
+    def _capture_sparse(self, live: torch.Tensor, walk: Walk, path: str) -> dict[str, Any]:
+        """A sparse tensor as its parts, as the gradients of sparse embeddings are."""
+        if isinstance(live, torch.nn.Parameter):
+            walk.refuse(path, "a sparse parameter, which cannot be restored in place")
+        node: dict[str, Any] = {"$adapter": self.name, "class": label(type(live))}
+        walk.remember(live, node)
+        data = live.detach()
+        layout = _layout(data)
+        state: dict[str, Any] = {
+            "layout": layout,
+            "shape": list(data.shape),
+            "requires_grad": live.requires_grad and live.is_leaf,
+        }
+        if layout == "sparse_coo":
+            state["coalesced"] = data.is_coalesced()
+        for part in _PARTS[layout]:
+            state[part] = getattr(data, part)()
+        node["state"] = walk.children(state, path)
+        return node
+
+    def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
+        """A sparse tensor of its parts."""
+        state = node["state"]
+        layout, shape = state["layout"], torch.Size(state["shape"])
+        first, *rest = (
+            match.node(state[part], MISSING, join(path, part)) for part in _PARTS[layout]
         )
+        try:
+            if layout == "sparse_coo":
+                tensor = torch.sparse_coo_tensor(
+                    first, rest[0], shape, is_coalesced=state["coalesced"], check_invariants=True
+                )
+            else:
+                tensor = torch.sparse_compressed_tensor(
+                    first, rest[0], rest[1], shape, layout=getattr(torch, layout),
+                    check_invariants=True,
+                )  # fmt: skip
+        except RuntimeError as error:
+            raise ValueError(f"a sparse tensor whose parts do not fit: {error}") from error
+        return match.register(node, tensor.requires_grad_(state["requires_grad"]))
 
     def restore_array(
         self, node: dict[str, Any], live: Any, match: Match, path: str, strict: bool
@@ -111,10 +181,13 @@ class Tensor(Adapter):
         """Copy into the live tensor, or make a new one where there is none that fits."""
         data, code = match.stored(node)
         source = from_numpy(data, code, node)
+        if torch.nn.parameter.is_lazy(live):
+            match.differ(path, describe(source), "a lazy parameter; run one forward pass first")
+            return live
         if isinstance(live, torch.Tensor):
             fits = live.shape == source.shape and live.dtype == source.dtype
             if not fits and strict and live.numel():
-                match.differ(path, _kind(source), _kind(live))
+                match.differ(path, describe(source), describe(live))
                 return live
             if fits and self._takes(node, live, match, path):
                 match.later(
@@ -122,7 +195,7 @@ class Tensor(Adapter):
                 )
                 return live
         elif strict and live is not MISSING and live is not None:
-            match.differ(path, f"a tensor {_kind(source)}", f"an object of {label(type(live))}")
+            match.differ(path, f"a tensor {describe(source)}", f"an object of {label(type(live))}")
             return live
         return self._new(node, data, code, live, match)
 
@@ -147,9 +220,9 @@ class Tensor(Adapter):
             memory = to_numpy(host.detach())[0].reshape(-1).view(np.uint8)
             tensor = from_numpy(view_of(memory, node, data.dtype), code, node)
         elif "strides" in node:
-            tensor = from_numpy(arrays.restride(data, node["strides"]), code, node)
+            tensor = _aligned(from_numpy(arrays.restride(data, node["strides"]), code, node))
         else:
-            tensor = from_numpy(data.copy(), code, node)
+            tensor = _aligned(from_numpy(data, code, node))
         device = node.get("device", "cpu")
         if device != "cpu":
             available = device.startswith("cuda") and torch.cuda.is_available()
@@ -167,7 +240,8 @@ def _copy(live: torch.Tensor, source: torch.Tensor, requires_grad: bool) -> None
         live.requires_grad_(requires_grad)
 
 
-def _kind(tensor: torch.Tensor) -> str:
+def describe(tensor: torch.Tensor) -> str:
+    """Type and shape in words, as messages show them."""
     return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
 
 
@@ -243,18 +317,27 @@ class Generator(Adapter):
         if torch.device(stored).type != live.device.type:
             match.differ(path, f"a generator on {stored}", f"one on {live.device}")
             return live
-        match.later(functools.partial(live.set_state, self._state(node, match)))
+        state = self._state(node, match)
+        match.later(lambda: _set_state(live, state))
         return live
 
     def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
         """A new one with this state."""
-        generator = torch.Generator(node["state"]["device"])
+        device = torch.device(node["state"]["device"])
+        if device.type == "cuda" and not torch.cuda.is_available():
+            match.differ(path, f"a device for a generator on {device}", "no CUDA device")
+            return None
+        generator = torch.Generator(device)
         generator.set_state(self._state(node, match))
         return generator
 
     def _state(self, node: dict[str, Any], match: Match) -> torch.Tensor:
         data, _ = match.stored(node["state"]["state"])
         return torch.from_numpy(data.copy())
+
+
+def _set_state(generator: torch.Generator, state: torch.Tensor) -> None:
+    generator.set_state(state)
 
 
 TENSOR = Tensor()
@@ -270,13 +353,14 @@ def convert(array: np.ndarray[Any, Any], node: dict[str, Any], device: str | Non
     Text, dates and structured arrays, for which torch has no type, stay numpy arrays.
     """
     code = node.get("code", "")
-    is_bits = array.dtype.names is not None and hasattr(torch, array.dtype.names[0])
-    if (array.dtype.kind in "USmMV" and not is_bits) or array.dtype.name == "float128":
-        return array
-    if is_bits or array.dtype.name.startswith(("bfloat", "float8")):
-        name = array.dtype.names[0] if array.dtype.names else array.dtype.name
-        code = _CODES[getattr(torch, name)]
+    names = array.dtype.names
+    name = names[0] if names is not None and len(names) == 1 else array.dtype.name
+    kind: Any = getattr(torch, name, None)
+    if kind in _CODES:
+        code = _CODES[kind]
         array = array.view(arrays.CODES[code])
+    elif array.dtype.kind in "USmMV" or name == "float128":
+        return array
     tensor = from_numpy(array, code, node)
     return tensor if device is None else tensor.to(device)
 
@@ -291,7 +375,7 @@ class Distribution(Attributes):
     def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
         """A new distribution of the named class of torch, from its attributes."""
         module, _, name = node["class"].partition(":")
-        cls = getattr(sys.modules.get(module), name, None)
+        cls: Any = getattr(sys.modules.get(module), name, None)
         is_torch = module.startswith("torch.distributions.") and isinstance(cls, type)
         if not is_torch or not issubclass(cls, torch.distributions.Distribution):
             match.differ(path, f"a distribution of torch, {node['class']}", "none of this name")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,14 @@ _CODE_OF: dict[str, str] = {
     dtype.str: code for code, dtype in CODES.items() if code not in BITS_ONLY
 }
 _LARGEST_HEADER_BYTES = 100_000_000
-_ALIGNMENT = 64
+ALIGNMENT = 64
+_JOINED_BYTES = 1 << 19
+"""Arrays smaller than this are joined up to this size before they are written."""
+"""At multiples of how many bytes frameworks let arrays begin.
+
+Sums are split at the width of a vector register, so one over memory that begins elsewhere can
+differ in its last bits.
+"""
 
 
 @dataclass(slots=True)
@@ -99,6 +106,7 @@ def _encode_compound(array: Array) -> Stored:
         return Stored("I64", array.astype(dtype.newbyteorder("<")).view("<i8"))
     if dtype.itemsize == 0 or array.size == 0:
         return Stored("U8", np.zeros((*array.shape, dtype.itemsize), np.uint8))
+    array = dtypes.without_padding(array)
     return Stored("U8", array.reshape(-1).view(np.uint8).reshape(*array.shape, dtype.itemsize))
 
 
@@ -113,7 +121,7 @@ def decode(stored: Stored, node: Mapping[str, Any]) -> Array:
     raw = stored.raw
     try:
         if stored.code in BITS_ONLY:
-            raw = raw.view(_bits_dtype(stored.code))
+            raw = view_bits(raw, stored.code)
         elif "dtype" in node:
             raw = _decode_compound(raw, dtypes.build(node["dtype"]))
         if "shape" in node:
@@ -139,6 +147,11 @@ def _decode_compound(raw: Array, dtype: np.dtype[Any]) -> Array:
     if dtype.itemsize == 0 or raw.size == 0:
         return np.zeros(raw.shape[:-1], dtype)
     return np.ascontiguousarray(raw).view(dtype).reshape(raw.shape[:-1])
+
+
+def view_bits(raw: Array, code: str) -> Array:
+    """Bits of a type that numpy lacks, under the name of that type."""
+    return raw.view(_bits_dtype(code))
 
 
 def _bits_dtype(code: str) -> np.dtype[Any]:
@@ -170,32 +183,70 @@ def restride(array: Array, strides: list[int]) -> Array:
     return copy
 
 
+def aligned_copy(array: Array, alignment: int) -> Array:
+    """A copy of an array, in C order, that begins at a multiple of `alignment` bytes."""
+    memory = np.empty(array.nbytes + alignment, np.uint8)
+    begin = -memory.ctypes.data % alignment
+    copy = memory[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
 # --------------------------------------------------------------------------- files
 
 
 def write(path: Path, arrays: Mapping[str, Stored]) -> files.FileRecord:
-    """Write arrays as one safetensors file, largest alignment first; flushing is the caller's."""
-    order = sorted(arrays.items(), key=lambda item: -item[1].raw.dtype.itemsize)
-    header: dict[str, Any] = {}
+    """Write arrays as one safetensors file; flushing is the caller's.
+
+    Those of whole multiples of `ALIGNMENT` come first, so that each begins at one; the others
+    follow, those of the largest items first.
+    """
+    order = sorted(arrays.items(), key=lambda item: _rank(item[1].raw))
+    header: dict[str, _Entry] = {}
     offset = 0
     for name, stored in order:
         end = offset + stored.raw.nbytes
-        header[name] = {
-            "dtype": stored.code, "shape": stored.raw.shape, "data_offsets": (offset, end)
-        }  # fmt: skip
+        header[name] = _Entry(stored.code, stored.raw.shape, (offset, end))
         offset = end
     text = msgspec.json.encode(header)
-    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+    text += b" " * (-(len(text) + 8) % ALIGNMENT)
     output = files.Output(path, 8 + len(text) + offset)
     try:
-        output.write(np.frombuffer(len(text).to_bytes(8, "little") + text, np.uint8))
-        for _, stored in order:
-            raw = stored.raw
-            output.write(raw if raw.flags.c_contiguous else np.ascontiguousarray(raw))
+        output.write(len(text).to_bytes(8, "little") + text)
+        for part in _gathered(stored.raw for _, stored in order):
+            output.write(part)
     except BaseException:
         output.abandon()
         raise
     return output.close()
+
+
+def _rank(raw: Array) -> tuple[bool, int]:
+    return raw.nbytes % ALIGNMENT != 0, -raw.itemsize
+
+
+class _Entry(msgspec.Struct, gc=False):
+    """What the header of a file says of one array."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+def _gathered(raws: Iterable[Array]) -> Iterator[Array | bytes]:
+    """The bytes of arrays in a row; small ones are joined, since each write has a price."""
+    small: list[memoryview] = []
+    room = _JOINED_BYTES
+    for raw in raws:
+        contiguous = raw if raw.flags.c_contiguous else np.ascontiguousarray(raw)
+        if contiguous.nbytes < room:
+            small.append(contiguous.data)
+            room -= contiguous.nbytes
+            continue
+        yield b"".join(small)
+        yield contiguous
+        small, room = [], _JOINED_BYTES
+    yield b"".join(small)
 
 
 class ArrayFile:

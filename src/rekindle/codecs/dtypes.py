@@ -24,18 +24,27 @@ def describe(dtype: np.dtype[Any]) -> Any:
         base, shape = dtype.subdtype
         return {"base": describe(base), "shape": list(shape)}
     if dtype.names is None:
-        if not _SIMPLE.fullmatch(dtype.str):
+        if not _SIMPLE.fullmatch(dtype.str) or np.dtype(dtype.str) != dtype:
             raise TypeError(f"dtype {dtype}, which is not one of numpy's own")
         return dtype.str
-    fields = [dtype.fields[name] for name in dtype.names] if dtype.fields else []
+    fields = _fields(dtype)
+    titles = [field[2] if len(field) > 2 else None for field in fields]
+    if not all(title is None or isinstance(title, str) for title in titles):
+        raise TypeError("a dtype whose titles are not text")
     return {
         "names": list(dtype.names),
         "formats": [describe(field[0]) for field in fields],
         "offsets": [int(field[1]) for field in fields],
-        "titles": [field[2] if len(field) > 2 else None for field in fields],
+        "titles": titles,
         "itemsize": dtype.itemsize,
         "aligned": dtype.isalignedstruct,
     }
+
+
+def _fields(dtype: np.dtype[Any]) -> list[tuple[Any, ...]]:
+    """Each field in order: its dtype, its offset, and its title if it has one."""
+    known: Any = dtype.fields or {}
+    return [known[name] for name in dtype.names or ()]
 
 
 def build(description: Any) -> np.dtype[Any]:
@@ -72,6 +81,49 @@ def _build(description: Any, depth: int) -> np.dtype[Any]:
     if all(title is None for title in layout["titles"]):
         del layout["titles"]
     return np.dtype(layout, align=bool(description["aligned"]))  # type: ignore[call-overload]
+
+
+def without_padding(value: np.ndarray[Any, Any] | np.generic) -> np.ndarray[Any, Any]:
+    """The same values with zeros in the bytes that belong to none: equal values, equal bytes."""
+    array = np.asarray(value)
+    if not _has_padding(array.dtype):
+        return array
+    clean = np.zeros(array.shape, array.dtype)
+    _copy_fields(array, clean)
+    return clean
+
+
+def _has_padding(dtype: np.dtype[Any]) -> bool:
+    if dtype.subdtype is not None:
+        return _has_padding(dtype.subdtype[0])
+    if dtype.fields is None:
+        return _is_extended(dtype)
+    fields = [field[0] for field in _fields(dtype)]
+    return sum(field.itemsize for field in fields) != dtype.itemsize or any(
+        _has_padding(field) for field in fields
+    )
+
+
+def _is_extended(dtype: np.dtype[Any]) -> bool:
+    """Whether an item is a float of 80 bits, or a complex of two, in a wider place."""
+    return dtype.type in (np.longdouble, np.clongdouble) and np.finfo(dtype).nmant == 63
+
+
+def _copy_fields(source: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> None:
+    dtype = source.dtype
+    for name in dtype.names or ():
+        _copy_fields(source[name], target[name])
+    if _is_extended(dtype):
+        width = np.dtype(np.longdouble).itemsize
+        first = 0 if dtype.isnative else width - 10
+        offsets = list(range(first, dtype.itemsize, width))
+        names = [f"part{index}" for index in range(len(offsets))]
+        parts = np.dtype({"names": names, "formats": ["V10"] * len(offsets),
+                          "offsets": offsets, "itemsize": dtype.itemsize})  # fmt: skip
+        for name in names:
+            target.view(parts)[name] = source.view(parts)[name]
+    elif dtype.names is None:
+        target[...] = source
 
 
 def _malformed(description: Any) -> FormatError:

@@ -59,35 +59,52 @@ def encode_str(value: str) -> Any:
     return value
 
 
-def _encode_datetime(value: datetime.datetime) -> Any:
-    node: dict[str, Any] = {"$datetime": value.isoformat()}
-    if isinstance(value.tzinfo, zoneinfo.ZoneInfo):
-        node["$datetime"] = value.replace(tzinfo=None).isoformat()
-        node["zone"] = value.tzinfo.key
-    elif value.tzinfo is not None and type(value.tzinfo) is not datetime.timezone:
-        raise TypeError(f"a time zone of type {type(value.tzinfo).__name__}")
-    if value.fold:
-        node["fold"] = 1
-    return node
-
-
-def _decode_datetime(node: dict[str, Any]) -> datetime.datetime:
-    value = datetime.datetime.fromisoformat(node["$datetime"])
-    if "zone" in node:
-        value = value.replace(tzinfo=zoneinfo.ZoneInfo(node["zone"]))
-    return value.replace(fold=1) if node.get("fold") else value
-
-
-def _encode_time(value: datetime.time) -> Any:
-    if value.tzinfo is not None and type(value.tzinfo) is not datetime.timezone:
-        raise TypeError(f"a time zone of type {type(value.tzinfo).__name__}")
-    node: dict[str, Any] = {"$time": value.isoformat()}
+def _encode_moment(value: datetime.datetime | datetime.time) -> Any:
+    """A date and time, or a time of day: ISO 8601, and what that cannot say of the zone."""
+    tag = "$datetime" if isinstance(value, datetime.datetime) else "$time"
+    zone = value.tzinfo
+    if zone is None or _is_offset(zone):
+        node: dict[str, Any] = {tag: value.isoformat()}
+    else:
+        node = {tag: value.replace(tzinfo=None).isoformat(), "zone": _encode_zone(zone)}
     return node | {"fold": 1} if value.fold else node
 
 
-def _decode_time(node: dict[str, Any]) -> datetime.time:
-    value = datetime.time.fromisoformat(node["$time"])
+def _is_offset(zone: datetime.tzinfo) -> bool:
+    """Whether a zone is an offset with no name of its own."""
+    if type(zone) is not datetime.timezone:
+        return False
+    return zone.tzname(None) == datetime.timezone(zone.utcoffset(None)).tzname(None)
+
+
+def _encode_zone(zone: datetime.tzinfo) -> Any:
+    """The name of a zone of the tz database, or the node of a fixed offset with a name."""
+    if type(zone) is datetime.timezone:
+        return _encode_timezone(zone)
+    if type(zone) is not zoneinfo.ZoneInfo or zone.key is None:
+        raise TypeError(f"a time zone of type {type(zone).__name__} that has no name to find it by")
+    return zone.key
+
+
+def _decode_moment(node: dict[str, Any], value: Any) -> Any:
+    zone = node.get("zone")
+    if zone is not None:
+        tzinfo = zoneinfo.ZoneInfo(zone) if isinstance(zone, str) else _decode_timezone(zone)
+        value = value.replace(tzinfo=tzinfo)
     return value.replace(fold=1) if node.get("fold") else value
+
+
+def _decode_datetime(node: dict[str, Any]) -> datetime.datetime:
+    return _decode_moment(node, datetime.datetime.fromisoformat(node["$datetime"]))
+
+
+def _decode_time(node: dict[str, Any]) -> datetime.time:
+    return _decode_moment(node, datetime.time.fromisoformat(node["$time"]))
+
+
+def _encode_timezone(value: datetime.timezone) -> Any:
+    seconds = value.utcoffset(None).total_seconds()
+    return {"$timezone": [seconds, encode_str(value.tzname(None))]}
 
 
 def encode_scalar(value: np.generic) -> Any:
@@ -99,7 +116,17 @@ def encode_scalar(value: np.generic) -> Any:
         return {"$scalar": value.dtype.str, "value": encode_int(int(value))}
     if kind == "f" and value.dtype.itemsize <= 8 and math.isfinite(float(value)):
         return {"$scalar": value.dtype.str, "value": float(value)}
-    return {"$scalar": dtypes.describe(value.dtype), "bytes": _bytes(value.tobytes())}
+    described = dtypes.describe(value.dtype)
+    return {"$scalar": described, "bytes": _bytes(dtypes.without_padding(value).tobytes())}
+
+
+def _encode_dtype(value: np.dtype[Any]) -> Any:
+    # As a value only: the dtype of no stored array, whose bytes would be taken for addresses.
+    return {"$dtype": "|O" if value.kind == "O" else dtypes.describe(value)}
+
+
+def _decode_dtype(node: dict[str, Any]) -> np.dtype[Any]:
+    return np.dtype(object) if node["$dtype"] == "|O" else dtypes.build(node["$dtype"])
 
 
 def _decode_scalar(node: dict[str, Any]) -> Any:
@@ -144,16 +171,14 @@ ENCODERS: dict[type, Callable[[Any], Any]] = {
     complex: lambda value: {"$complex": [encode_float(value.real), encode_float(value.imag)]},
     bytes: lambda value: {"$bytes": _bytes(value)},
     range: lambda value: {"$range": [encode_int(n) for n in (value.start, value.stop, value.step)]},
-    datetime.datetime: _encode_datetime,
+    datetime.datetime: _encode_moment,
     datetime.date: lambda value: {"$date": value.isoformat()},
-    datetime.time: _encode_time,
+    datetime.time: _encode_moment,
     datetime.timedelta: lambda value: {
         "$timedelta": [value.days, value.seconds, value.microseconds]
     },
-    datetime.timezone: lambda value: {
-        "$timezone": [value.utcoffset(None).total_seconds(), value.tzname(None)]
-    },
-    zoneinfo.ZoneInfo: lambda value: {"$zone": value.key},
+    datetime.timezone: _encode_timezone,
+    zoneinfo.ZoneInfo: lambda value: {"$zone": _encode_zone(value)},
     decimal.Decimal: lambda value: {"$decimal": str(value)},
     fractions.Fraction: lambda value: {
         "$fraction": [encode_int(value.numerator), encode_int(value.denominator)]
@@ -180,7 +205,8 @@ def _decode_int(node: dict[str, Any]) -> int:
 
 
 def _decode_timezone(node: dict[str, Any]) -> datetime.timezone:
-    seconds, name = node["$timezone"]
+    seconds, text = node["$timezone"]
+    name = decode(text)
     offset = datetime.timedelta(seconds=seconds)
     plain = datetime.timezone(offset)
     return plain if plain.tzname(None) == name else datetime.timezone(offset, name)
@@ -211,7 +237,7 @@ DECODERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "$singleton": lambda node: _SINGLETONS[node["$singleton"]],
     "$path": _decode_path,
     "$scalar": _decode_scalar,
-    "$dtype": lambda node: dtypes.build(node["$dtype"]),
+    "$dtype": _decode_dtype,
 }
 """How each tag is read back. Building any of them runs no code but this table's."""
 
@@ -224,7 +250,7 @@ def encoder_for(cls: type) -> Callable[[Any], Any] | None:
     if issubclass(cls, np.generic) and cls.__module__ == "numpy" and cls is not np.object_:
         return encode_scalar
     if issubclass(cls, np.dtype):
-        return lambda value: {"$dtype": dtypes.describe(value)}
+        return _encode_dtype
     return None
 
 
