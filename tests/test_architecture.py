@@ -18,8 +18,9 @@ FLOORS = [
     ("codecs.dtypes",),
     ("codecs.values", "codecs.arrays", "codecs"),
     ("state", "graph", "match"),
-    ("protocols", "manifest", "provenance", "report", "compare"),
+    ("protocols", "manifest", "provenance", "report", "compare", "seeding"),
     ("adapters", "adapters.attributes"),
+    ("adapters.torch_values", "adapters.jax_values"),
     ("adapters.*", "checkpoint"),
     ("run", "saveable"),
     ("sb3",),
@@ -29,7 +30,7 @@ FLOORS = [
 ]
 """Lowest first. `design` numbers them more coarsely; within one of its floors these are finer."""
 
-SIDEWAYS = {("match", "graph"), ("match", "state"), ("graph", "state")}
+SIDEWAYS = {("match", "graph"), ("match", "state"), ("graph", "state"), ("seeding", "compare")}
 """Imports within one floor; each pair in one direction only."""
 
 

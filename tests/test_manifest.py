@@ -29,9 +29,7 @@ def seal(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     change(content)
     content.pop("digest")
     text = json.dumps(content | {"digest": "0" * 64}, indent=2) + "\n"
-    (path / "checkpoint.json").write_text(
-        text.replace("0" * 64, files.digest(text.encode()), 1)
-    )
+    (path / "checkpoint.json").write_text(text.replace("0" * 64, files.digest(text.encode()), 1))
 
 
 def uses() -> list[Callable[[Path], object]]:

@@ -30,7 +30,7 @@ from rekindle.errors import (
 from rekindle.files import PathLike
 from rekindle.graph import Captured, Walk
 from rekindle.manifest import ComponentRecord, FileEntry, Manifest
-from rekindle.match import MISSING, Match
+from rekindle.match import Match
 from rekindle.registry import load as load_name
 from rekindle.report import Restored, RestoreReport, Shown, VerifyReport, columns, num_bytes, plural
 from rekindle.state import Document, Plain
@@ -114,7 +114,8 @@ class Checkpoint(Shown):
     ) -> dict[str, Any]:
         """Components as plain data; see `rekindle.load`."""
         reader = Reader(self, verify=verify)
-        names = list(self.components) if components is None else list(components)
+        chosen = [components] if isinstance(components, str) else components
+        names = list(self.components if chosen is None else chosen)
         plain = Plain(reader, _converter(to, device), 1 if to == "numpy" else arrays.ALIGNMENT)
         with _malformed(self.path):
             return {name: plain.component(name) for name in names}
@@ -130,8 +131,7 @@ class Checkpoint(Shown):
         """
         match = Match(Reader(self, verify=True), {}, classes)
         with _malformed(self.path):
-            match.enter(component)
-            value = match.node(match.root, MISSING, "")
+            value = match.build(component)
         if match.differences:
             raise MismatchError(
                 f"{self.path}: {component} holds what cannot be built from data:\n"
@@ -238,8 +238,9 @@ class Checkpoint(Shown):
 
 
 def _number(value: Any) -> str:
-    return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(
-        value, int) else str(value)  # fmt: skip
+    if isinstance(value, float):
+        return f"{value:,.6g}"
+    return f"{value:,}" if type(value) is int else str(value)
 
 
 class _malformed:  # noqa: N801 - a context manager, used like a function
@@ -426,7 +427,7 @@ def _check_replaceable(destination: Path) -> None:
     is_ours = (destination / manifest.NAME).is_file()
     if destination.exists() and not is_ours and not _is_empty(destination):
         raise FormatError(
-            f"{destination}: expected a checkpoint to replace, found something else, which is kept. "
+            f"{destination}: expected a checkpoint to replace, found something else, which stays. "
             "Choose another path.",
             path=destination,
         )
@@ -458,8 +459,7 @@ def write(
             f"{destination}: expected components to save, found none. "
             "Pass them by name: save(path, policy=policy)."
         )
-    for name in components:
-        manifest.check_component(name)
+    manifest.check_components(components)
     walk = Walk(exclude)
     captured = walk.capture(components)
     counted = _counters(components)
@@ -581,11 +581,7 @@ def load(
     Raises:
         DamagedError: A file that is needed is damaged.
     """
-    return open_checkpoint(path).load(_names(components), to, device=device, verify=verify)
-
-
-def _names(components: Sequence[str] | None) -> Sequence[str] | None:
-    return [components] if isinstance(components, str) else components
+    return open_checkpoint(path).load(components, to, device=device, verify=verify)
 
 
 def restore(

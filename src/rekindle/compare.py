@@ -77,7 +77,7 @@ class _Pair:
             elif tag in values.DECODERS or tag_of(second) in values.DECODERS:
                 self._leaf(first, second, path)
             else:
-                self._children(_named(first), _named(second), path)
+                self._children(children(first), children(second), path)
         elif isinstance(first, list) and isinstance(second, list):
             self._children(_numbered(first), _numbered(second), path)
         else:
@@ -127,7 +127,7 @@ class _Pair:
         self._out.differences.append(Difference(key, expected, found))
 
 
-def _named(node: dict[str, Any]) -> dict[str, Any]:
+def children(node: dict[str, Any]) -> dict[str, Any]:
     """Children of a node by readable names: what stands below a tag takes its parent's place."""
     found: dict[str, Any] = {}
     for key, value in _pairs(node):

@@ -31,6 +31,12 @@ from rekindle.state import escape
 _DEEPEST = 48
 """Nodes nested deeper than this are hoisted, so that no reader needs a deep stack."""
 
+_DEEPEST_TUPLE = 128
+"""Tuples have no identity by which to hoist them; nested deeper than this they are refused."""
+
+_LONGEST_NAME = 240
+"""Names of arrays are no longer than this many characters."""
+
 CONSTRUCTOR = "_rekindle_constructor"
 """Attribute under which a `Saveable` remembers its arguments; no part of its state."""
 
@@ -90,7 +96,7 @@ class Walk:
         self._lists: list[tuple[Any, Any, dict[str, Any]]] = []
         self._held: list[_Held] = []
         self._held_by_id: dict[int, _Held] = {}
-        self._names: dict[str, set[str]] = {}
+        self._names: dict[str, dict[str, int]] = {}
         self._next_id: dict[str, int] = {}
         self._depth = 0
         self._later: list[tuple[Any, str]] = []
@@ -130,7 +136,7 @@ class Walk:
 
     def _document(self, component: str, value: Any) -> dict[str, Any]:
         self.component = component
-        self._names[component] = set()
+        self._names[component] = {}
         owner = self._roots.get(id(value), component)
         document: dict[str, Any] = {}
         if owner != component:
@@ -168,8 +174,12 @@ class Walk:
         seen = self._seen.get(key)
         if seen is not None:
             return {"$ref": self._token(seen)}
-        if self._depth >= _DEEPEST and _has_identity(value):
-            return self._hoist(value, path)
+        if self._depth >= _DEEPEST:
+            if _has_identity(value):
+                return self._hoist(value, path)
+            if self._depth >= _DEEPEST_TUPLE:
+                self.refuse(path, f"a value inside more than {_DEEPEST_TUPLE} nested tuples")
+                return None
         return self._encode(value, path)
 
     def _encode(self, value: Any, path: str) -> Any:
@@ -233,6 +243,14 @@ class Walk:
         for key, value in pairs:
             self._put(node, escape(key), value, join(path, key))
         return node
+
+    def whole(self, items: Mapping[str, Any], path: str) -> Any:
+        """Nodes of named values that mean something only together: none of them is left out."""
+        exclude, self._exclude = self._exclude, ()
+        try:
+            return self.children(items, path)
+        finally:
+            self._exclude = exclude
 
     def _put(self, parent: Any, key: Any, value: Any, path: str) -> None:
         if self._exclude and self._is_excluded(path):
@@ -300,11 +318,16 @@ class Walk:
         taken = self._names[self.component]
         if name == "__metadata__":
             name = "_" + name
-        chosen, count = name, 1
+        if not name.isascii():
+            name = name.encode("utf-8", "backslashreplace").decode()
+        if len(name) > _LONGEST_NAME:
+            half = _LONGEST_NAME // 2
+            name = f"{name[:half]}...{name[-half:]}"
+        chosen = name
         while chosen in taken:
-            count += 1
-            chosen = f"{name}~{count}"
-        taken.add(chosen)
+            taken[name] += 1
+            chosen = f"{name}~{taken[name]}"
+        taken[chosen] = 1
         return chosen
 
     def _settle_arrays(self) -> dict[str, dict[str, arrays.Stored]]:
@@ -558,6 +581,16 @@ def _encode_type(walk: Walk, value: type, path: str) -> Any:
     return {"$class": label(value)}
 
 
+def function_name(value: Any) -> str | None:
+    """The label of a function, or of what is only compared by its name; None for other objects."""
+    cls = type(value)
+    if cls.__module__ == "typing" or isinstance(value, (types.GenericAlias, types.UnionType)):
+        return f"{cls.__module__}:{value!r}"
+    module = getattr(value, "__module__", None) or cls.__module__
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+    return f"{module}:{name}" if callable(value) and name else None
+
+
 def _encode_named(walk: Walk, value: Any, path: str) -> Any:
     """Anything that is only compared by its name: generic aliases, ufuncs, built-in functions."""
     owner = getattr(value, "__self__", None)
@@ -566,16 +599,14 @@ def _encode_named(walk: Walk, value: Any, path: str) -> Any:
             value,
             {"$method": value.__name__, "self": walk.node(owner, join(path, "__self__"))},
         )
-    module = getattr(value, "__module__", None) or type(value).__module__
-    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or repr(value)
-    return {"$function": f"{module}:{name}"}
+    return {"$function": function_name(value)}
 
 
 def _encode_function(walk: Walk, value: types.FunctionType, path: str) -> Any:
     node = walk.remember(value, {"$function": f"{value.__module__}:{value.__qualname__}"})
     if value.__closure__:
         cells = zip(value.__code__.co_freevars, value.__closure__, strict=True)
-        filled = [(name, cell.cell_contents) for name, cell in cells if _is_filled(cell)]
+        filled = [(name, cell.cell_contents) for name, cell in cells if is_filled(cell)]
         node["closure"] = walk.children(filled, join(path, "<closure>"))
     if value.__dict__:
         attributes = {k: v for k, v in value.__dict__.items() if k != "__wrapped__"}
@@ -583,7 +614,8 @@ def _encode_function(walk: Walk, value: types.FunctionType, path: str) -> Any:
     return node
 
 
-def _is_filled(cell: types.CellType) -> bool:
+def is_filled(cell: types.CellType) -> bool:
+    """Whether a variable of a closure has a value."""
     try:
         cell.cell_contents  # noqa: B018 - an empty cell raises
     except ValueError:
@@ -631,6 +663,7 @@ _ENCODERS.update(
         types.WrapperDescriptorType: _encode_named,
         types.MethodDescriptorType: _encode_named,
         types.GenericAlias: _encode_named,
+        types.UnionType: _encode_named,
         np.ufunc: _encode_named,
         types.MethodType: _encode_method,
         functools.partial: _encode_partial,
@@ -652,21 +685,57 @@ def _find_encoder(cls: type) -> Encoder:
     adapter = registry.adapter_for(cls)
     if adapter is not None:
         return _adapted(adapter)
-    if issubclass(cls, tuple):
-        return _encode_namedtuple if hasattr(cls, "_fields") else _encode_subclass
-    if cls.__module__ == "typing" or type(cls).__module__ == "typing":
+    if issubclass(cls, tuple) and hasattr(cls, "_fields"):
+        return _encode_namedtuple
+    if cls.__module__ == "typing":
         return _encode_named
     _OBJECTS.add(cls)
-    if any(issubclass(cls, base) for base in _CONTAINERS):
-        return _encode_subclass
     reason = native_reason(cls)
-    if reason is None:
-        return _encode_object
-    return _refuser(reason)
+    if reason is not None:
+        return _refuser(reason)
+    return _encode_object if container_of(cls) is None else _encode_subclass
 
 
-_CONTAINERS: tuple[type, ...] = (dict, list, tuple, set, frozenset, collections.deque, bytearray)
-_CONTAINERS += (int, float, str, bytes, complex, BaseException)
+IMMUTABLE = frozenset((tuple, frozenset, int, float, str, bytes, complex))
+"""Built-in types whose subclasses get their content when they are made."""
+
+_CONTENT: dict[type, Callable[[Any], Any]] = {
+    collections.OrderedDict: lambda value: collections.OrderedDict(
+        collections.OrderedDict.items(value)
+    ),
+    collections.defaultdict: lambda value: collections.defaultdict(
+        value.default_factory, dict.items(value)
+    ),
+    dict: lambda value: dict(dict.items(value)),
+    list: lambda value: list(list.__iter__(value)),
+    tuple: lambda value: tuple(tuple.__iter__(value)),
+    set: lambda value: set(set.__iter__(value)),
+    frozenset: lambda value: frozenset(frozenset.__iter__(value)),
+    collections.deque: lambda value: collections.deque(
+        collections.deque.__iter__(value), value.maxlen
+    ),
+    bytearray: lambda value: bytearray(bytearray.__iter__(value)),
+    bytes: lambda value: bytes(bytes.__iter__(value)),
+    int: int.__pos__,
+    float: float.__pos__,
+    complex: complex.__pos__,
+    str: str.__str__,
+}
+"""How to read what an object of a class that derives from a built-in type holds, past that class's
+own methods."""
+
+
+@functools.cache
+def container_of(cls: type) -> Any:
+    """The built-in type whose content an object of a class has beside its attributes, or None."""
+    for base in cls.__mro__:
+        if base in _CONTENT or _is_builtin_exception(base):
+            return base
+    return None
+
+
+def _is_builtin_exception(cls: type) -> bool:
+    return issubclass(cls, BaseException) and not cls.__flags__ & _HEAP_TYPE
 
 
 def _encode_enum(walk: Walk, value: enum.Enum, path: str) -> Any:
@@ -693,6 +762,8 @@ def _adapted(adapter: Any) -> Encoder:
 
 
 def _encode_namedtuple(walk: Walk, value: Any, path: str) -> Any:
+    if attributes_of(value):
+        return _encode_subclass(walk, value, path)
     node = walk.remember(value, {"$namedtuple": label(type(value)), "fields": {}})
     node["fields"] = walk.children(
         zip(type(value)._fields, tuple.__iter__(value), strict=True), path
@@ -708,27 +779,16 @@ def _encode_object(walk: Walk, value: Any, path: str) -> Any:
 
 def _encode_subclass(walk: Walk, value: Any, path: str) -> Any:
     """A Python class derived from a built-in container or value: its items and its attributes."""
-    node = walk.remember(value, {"$object": label(type(value)), "attributes": {}})
-    content = plain_content(value)
-    holder: list[Any] = [None]
-    walk._put(holder, 0, content, join(path, "items()"))
-    node["items"] = holder[0]
+    node = walk.remember(value, {"$object": label(type(value)), "items": None, "attributes": {}})
+    walk._put(node, "items", plain_content(value), join(path, "items()"))
     node["attributes"] = walk.children(attributes_of(value), path)
     return node
 
 
 def plain_content(value: Any) -> Any:
     """What an instance of a subclass of a built-in type holds, as that built-in type."""
-    for base in _CONTAINERS:
-        if isinstance(value, base):
-            if base is collections.deque:
-                return collections.deque(collections.deque.__iter__(value), value.maxlen)
-            if base is BaseException:
-                return value.args
-            if base is dict:
-                return dict(dict.items(value))
-            return base(base.__iter__(value)) if hasattr(base, "__iter__") else base(value)
-    raise TypeError(f"{type(value)} derives from no built-in container")
+    base = container_of(type(value))
+    return value.args if issubclass(base, BaseException) else _CONTENT[base](value)
 
 
 def _refuser(reason: str) -> Encoder:
@@ -774,6 +834,11 @@ _KNOWN_NATIVE = {
     types.TracebackType: "a traceback",
     threading.Thread: "a thread: what it is doing cannot be written down",
 }
+_OF_THE_PROCESS = {
+    "multiprocessing.process:BaseProcess": "a process: what it is doing cannot be written down",
+    "multiprocessing.connection:_ConnectionBase": "a connection to another process",
+    "subprocess:Popen": "a process: what it is doing cannot be written down",
+}
 
 
 @functools.cache
@@ -784,8 +849,9 @@ def native_reason(cls: type) -> str | None:
     that Python did not make, or by members that only C code can define.
     """
     for base in cls.__mro__:
-        if base in _KNOWN_NATIVE:
-            return _KNOWN_NATIVE[base]
+        known = _KNOWN_NATIVE.get(base) or _OF_THE_PROCESS.get(label(base))
+        if known is not None:
+            return known
     if issubclass(cls, np.ndarray):
         return "a subclass of numpy.ndarray, whose extra state is unknown"
     for base in cls.__mro__[:-1]:
@@ -796,6 +862,8 @@ def native_reason(cls: type) -> str | None:
             "_collections_abc",
             "contextlib",
         ):
+            continue
+        if base in _CONTENT or base is types.SimpleNamespace or _is_builtin_exception(base):
             continue
         native = not base.__flags__ & _HEAP_TYPE
         if not native:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,24 @@ def check_component(name: str) -> None:
             "'checkpoint', because files are named after it. Rename the keyword argument.",
             key=name,
         )
+
+
+def check_components(names: Iterable[str]) -> None:
+    """Refuse names that could not name files, or not beside each other.
+
+    Raises:
+        UnsupportedError: A name is refused, or two differ only by case.
+    """
+    met: dict[str, str] = {}
+    for name in names:
+        check_component(name)
+        other = met.setdefault(name.lower(), name)
+        if other != name:
+            raise UnsupportedError(
+                f"{name!r}: expected components that differ by more than case, found {other!r}, "
+                "because their files would be one file on some disks. Rename one of them.",
+                key=name,
+            )
 
 
 def check_metrics(metrics: dict[str, Any], what: str) -> dict[str, Any]:
@@ -224,7 +243,9 @@ def _content(text: bytes, path: Path) -> dict[str, Any]:
             path=path,
         ) from error
     if not isinstance(content, dict):
-        raise FormatError(f"{path}: expected a JSON object, found {type(content).__name__}.")
+        raise FormatError(
+            f"{path}: expected a JSON object, found {type(content).__name__}.", path=path
+        )
     return content
 
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import bisect
 import collections
+import contextlib
 import dataclasses
 import enum
 import fnmatch
 import functools
+import operator
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,17 @@ import numpy as np
 from rekindle import registry
 from rekindle.codecs import arrays, dtypes, values
 from rekindle.errors import Difference, FormatError
-from rekindle.graph import attributes_of, join, plain_content, slots_of
+from rekindle.graph import (
+    IMMUTABLE,
+    attributes_of,
+    container_of,
+    function_name,
+    is_filled,
+    join,
+    native_reason,
+    plain_content,
+    slots_of,
+)
 from rekindle.registry import label
 from rekindle.state import Document, Plain, Source, array_name, tag_of, unescape, view_of
 
@@ -47,16 +59,6 @@ class _Pending:
 
     def __init__(self, token: str) -> None:
         self.token = token
-
-
-@dataclasses.dataclass(slots=True)
-class _Memory:
-    """Where the bytes of a stored array stand when all is restored."""
-
-    address: int
-    """Of the first of them."""
-    content: np.ndarray[Any, Any] | None = None
-    """All of them, where some array that stands has them all."""
 
 
 class Match:
@@ -83,11 +85,12 @@ class Match:
         self._outcomes: dict[str, Any] = {}
         self._claimed: dict[int, str] = {}
         self._spans: list[tuple[int, int, str]] = []
-        self._memory: dict[str, _Memory] = {}
+        self._memory: dict[str, np.ndarray[Any, Any]] = {}
+        self._hosts: set[str] | None = None
         self._actions: list[Callable[[], None]] = []
         self._hashing: list[Callable[[], None]] = []
         self._refills: list[Callable[[], None]] = []
-        self._waiting: collections.deque[tuple[str, Callable[[], None]]] = collections.deque()
+        self._waiting: collections.deque[tuple[str, Callable[[], Any]]] = collections.deque()
         self._depth = 0
         self._num_unfinished = 0
         self._keep: list[Any] = []
@@ -186,29 +189,48 @@ class Match:
         self._keep.append(live)
         return True
 
-    def claim_memory(self, array: np.ndarray[Any, Any], node: dict[str, Any]) -> bool:
+    def claim_memory(
+        self,
+        array: np.ndarray[Any, Any],
+        node: dict[str, Any],
+        whole: np.ndarray[Any, Any] | None = None,
+    ) -> bool:
         """Let live memory answer for a stored array.
+
+        Args:
+            array: The live array.
+            node: The stored one.
+            whole: All bytes of the allocation that the live array is part of, if that is known.
 
         Returns:
             False when it overlaps another array's memory, or when the stored array is part of
-            memory that stands elsewhere.
+            memory that others share and the live one is not, in the same way.
         """
         if array.size == 0:
             return True
         token = _memory_name(node)
-        known = self._memory.get(token)
-        address = array.ctypes.data - node.get("offset", 0)
-        if "$view" in node and not _has_strides(array, node["strides"]):
+        if not self.is_shared(node):
+            return self._claim_span(array, token)
+        memory = self._shared_memory(array, node, _whole(array) if whole is None else whole)
+        if memory is None:
             return False
-        if known is not None and known.address != address:
+        known = self._memory.get(token, memory)
+        if known.ctypes.data != memory.ctypes.data or not self._claim_span(memory, token):
             return False
-        if not self._claim_span(array, token):
-            return False
-        if known is None:
-            known = self._memory[token] = _Memory(address)
-        if "$view" not in node and array.flags.c_contiguous:
-            known.content = array.reshape(-1).view(np.uint8)
+        self._memory[token] = known
         return True
+
+    def _shared_memory(
+        self, array: np.ndarray[Any, Any], node: dict[str, Any], whole: np.ndarray[Any, Any] | None
+    ) -> np.ndarray[Any, Any] | None:
+        """The live bytes that stand for a stored array, if they hold this view of it."""
+        is_same = _has_strides(array, node["strides"]) if "$view" in node else (
+            array.flags.c_contiguous)  # fmt: skip
+        if not is_same or whole is None:
+            return None
+        first = array.ctypes.data - node.get("offset", 0) - whole.ctypes.data
+        last = first + self._source.array(_memory_name(node)).raw.nbytes
+        return whole[first:last] if 0 <= first <= last <= whole.size else None
 
     def _claim_span(self, array: np.ndarray[Any, Any], token: str) -> bool:
         address = array.ctypes.data
@@ -227,32 +249,34 @@ class Match:
         self._spans[first:last] = [(low, high, token)]
         return True
 
-    def place(
-        self, node: dict[str, Any], data: np.ndarray[Any, Any], path: str
-    ) -> np.ndarray[Any, Any]:
-        """A new array with the values of a node, in memory that it shares as the stored one did.
+    def is_shared(self, node: dict[str, Any]) -> bool:
+        """Whether other arrays are views of the same memory as an array."""
+        if "$view" in node:
+            return True
+        if self._hosts is None:
+            names = {*self._roots, self.component}
+            documents = [self._source.document(name) for name in names]
+            self._hosts = {name for document in documents for name in document.hosts}
+        return node["$array"] in self._hosts
+
+    def place(self, node: dict[str, Any], data: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """A new array with the values of a node, in the memory that it shares with others.
 
         Args:
             node: The array's node.
             data: Its values, from `stored`.
-            path: Where it stands.
         """
-        if "$view" not in node and "strides" in node:
-            return arrays.restride(data, node["strides"])
-        if "$view" not in node and "dtype" in node:
-            return data.copy()
         token = _memory_name(node)
         if token not in self._memory:
             raw = arrays.aligned_copy(self._source.array(token).raw, arrays.ALIGNMENT)
-            content = raw.reshape(-1).view(np.uint8)
-            self._memory[token] = _Memory(content.ctypes.data, content)
-        memory = self._memory[token].content
-        if memory is None:
-            self.differ(path, f"an array over the memory of {token}", "one with memory of its own")
-            return data.copy()
+            self._memory[token] = raw.reshape(-1).view(np.uint8)
+        memory = self._memory[token]
         if "$view" in node:
-            return view_of(memory, node, data.dtype)
-        return memory.view(data.dtype).reshape(data.shape)
+            array = view_of(memory, node, data.dtype)
+        else:
+            array = memory.view(data.dtype).reshape(data.shape)
+        self.later(functools.partial(np.copyto, array, data))
+        return array
 
     def stored(self, node: dict[str, Any]) -> tuple[np.ndarray[Any, Any], str]:
         """The values of an array node and the safetensors type of their bits."""
@@ -296,8 +320,11 @@ class Match:
         return any(fnmatch.fnmatchcase(full, pattern) for pattern in self._keep_patterns)
 
     def surplus(self, live: Any, name: str, path: str) -> None:
-        """An attribute that only the live object has: forgotten if cached, else a mismatch."""
-        if isinstance(_class_attribute(type(live), name), functools.cached_property):
+        """An attribute that only the live object has.
+
+        It is forgotten where it is a cache or hides a default of its class; else it does not fit.
+        """
+        if name in getattr(live, "__dict__", {}) and _is_in_class(type(live), name):
             self.later(functools.partial(live.__dict__.pop, name, None))
         else:
             self.differ(join(path, name), "no such attribute", "one")
@@ -374,8 +401,7 @@ class Match:
     def _plain_dict(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
         pairs = [(unescape(key), value) for key, value in node.items() if key != "$id"]
         target = self._target(node, live, path, dict, {})
-        later = self.later
-        self._descend(lambda: self._fill_dict(pairs, target, live, path, strict, later))
+        self._descend(lambda: self._fill_dict(pairs, target, live, path, strict, self.later))
         return target
 
     def _fill_dict(
@@ -421,8 +447,8 @@ class Match:
         def match() -> None:
             found = live if isinstance(live, Mapping) else {}
             guess = self._guesses(found)
-            keys = [self.node(key, guess(key), join(path, "keys()")) for key, _ in node["$dict"]]
-            _check_hashable(keys)
+            nodes = [key for key, _ in node["$dict"]]
+            keys = self._keys(nodes, guess, join(path, "keys()"))
             if cls is collections.defaultdict:
                 self._factory(node.get("factory"), target, live, join(path, "default_factory"))
             pairs = list(zip(keys, [value for _, value in node["$dict"]], strict=True))
@@ -516,8 +542,15 @@ class Match:
 
     def _members(self, nodes: list[Any], live: Any, path: str) -> list[Any]:
         guess = self._guesses(live if isinstance(live, (set, frozenset)) else ())
+        return self._keys(nodes, guess, path)
+
+    def _keys(self, nodes: list[Any], guess: Callable[[Any], Any], path: str) -> list[Any]:
+        """Outcomes for members of a set or keys of a dictionary."""
         outcomes = [self.node(child, guess(child), path) for child in nodes]
         _check_hashable(outcomes)
+        for child, outcome in zip(nodes, outcomes, strict=True):
+            if outcome is MISSING:
+                self.differ(path, _kept_name(child), "nothing")
         return outcomes
 
     def _frozenset(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
@@ -532,16 +565,22 @@ class Match:
 
     def _parts(self, node: dict[str, Any], match: Callable[[], list[Any]]) -> list[Any]:
         """Outcomes for what an immutable value holds; it is there only when they are."""
-        if "$id" in node:
-            token = f"{self.component}#{node['$id']}"
-            self._outcomes[token] = _Pending(token)
-            self._num_unfinished += 1
-        outcomes = match()
-        if "$id" in node:
-            self._num_unfinished -= 1
+        with self._unfinished(f"{self.component}#{node['$id']}" if "$id" in node else None):
+            outcomes = match()
         if any(isinstance(outcome, _Pending) for outcome in outcomes):
             raise ValueError("an immutable value that holds itself")
         return outcomes
+
+    @contextlib.contextmanager
+    def _unfinished(self, token: str | None) -> Iterator[None]:
+        """Meanwhile what a name in references stands for is not there yet."""
+        if token is None:
+            yield
+            return
+        self._outcomes[token] = _Pending(token)
+        self._num_unfinished += 1
+        yield
+        self._num_unfinished -= 1
 
     def _same_or(self, live: Any, built: Any, path: str) -> Any:
         """The live tuple itself when every element of it stays and it is no other's."""
@@ -657,35 +696,50 @@ class Match:
             self._refills.append(lambda: _refill(live, outcome))
 
     def _build(self, node: dict[str, Any], cls: type, path: str, live: Any = MISSING) -> Any:
-        """A new object from its items and attributes; no code of its class runs."""
-        base = container_of(cls)
-        content: Any = MISSING
-        if base is not None:
-            content = MISSING if live is MISSING else plain_content(live)
-        if base in IMMUTABLE:
-            [content] = self._parts(node, lambda: [self.node(node["items"], content, path)])
-            shell = base.__new__(cls, content)
+        """A new object from its items and attributes; no code of its class runs.
+
+        The live one, if it is given and immutable, when nothing in it would be another.
+        """
+        if live is not MISSING and self._depth < _DEEPEST:
+            token = f"{self.component}#{node['$id']}" if "$id" in node else None
+            with self._unfinished(token):
+                shell = self._shell(node, cls, path, live)
+                outcomes = self._match_attributes(node, shell, path, attributes_of(live))
+            same = _is_same(shell, live, outcomes) and self.claim(live, path)
+            return self.register(node, live if same else shell)
+        shell = self.register(node, self._shell(node, cls, path, MISSING))
+        if self._depth < 2 * _DEEPEST:
+            self._match_attributes(node, shell, path, {})
         else:
-            shell = (base or object).__new__(cls)
-        self.register(node, shell)
-        if base is not None and base not in IMMUTABLE:
-            empty = plain_content(shell)
-            self._descend(lambda: self._match_items(node, shell, empty, path, strict=False))
-        found = attributes_of(live) if live is not MISSING else {}
-        nodes = {unescape(key): child for key, child in node["attributes"].items() if key != "$id"}
-        outcomes: dict[str, Any] = {}
-
-        def match() -> None:
-            for name, child in nodes.items():
-                outcomes[name] = self.node(child, found.get(name, MISSING), join(path, name))
-                self._set_built(shell, name, outcomes[name], join(path, name))
-
-        self._descend(match)
-        if live is not MISSING and found.keys() == outcomes.keys() == nodes.keys():
-            same = all(found[name] is outcome for name, outcome in outcomes.items())
-            if same and is_same_content(shell, live) and self.claim(live, path):
-                return self.register(node, live)
+            rest = functools.partial(self._match_attributes, node, shell, path, {})
+            self._waiting.append((self.component, rest))
         return shell
+
+    def _shell(self, node: dict[str, Any], cls: type, path: str, live: Any) -> Any:
+        """A new object that has its items, now or later, and no attributes yet."""
+        base = container_of(cls)
+        if base is None:
+            return object.__new__(cls)
+        if base in IMMUTABLE:
+            content = MISSING if live is MISSING else plain_content(live)
+            [items] = self._parts(node, lambda: [self.node(node["items"], content, path)])
+            return base.__new__(cls, items)
+        shell = base.__new__(cls)
+        empty = plain_content(shell)
+        self._descend(lambda: self._match_items(node, shell, empty, path, strict=False))
+        return shell
+
+    def _match_attributes(
+        self, node: dict[str, Any], shell: Any, path: str, found: dict[str, Any]
+    ) -> dict[str, Any]:
+        outcomes: dict[str, Any] = {}
+        for key, child in node["attributes"].items():
+            name = unescape(key)
+            if name != "$id":
+                inner = join(path, name)
+                outcomes[name] = self.node(child, found.get(name, MISSING), inner)
+                self._set_built(shell, name, outcomes[name], inner)
+        return outcomes
 
     def _set_built(self, shell: Any, name: str, outcome: Any, path: str) -> None:
         if not _can_have(shell, name):
@@ -701,10 +755,10 @@ class Match:
             return live
         name = node["name"]
         if name in cls.__members__:
-            return cls.__members__[name]
+            return self.register(node, cls.__members__[name])
         value = self.node(node["value"], MISSING, path)
         if issubclass(cls, enum.Flag) and isinstance(value, int):
-            return cls(value)
+            return self.register(node, cls(value))
         self.differ(path, f"a member {name} of {node['$enum']}", "no such member")
         return live
 
@@ -762,8 +816,6 @@ class Match:
         data, _ = self.stored(node)
         if isinstance(live, np.ndarray):
             same = live.dtype == data.dtype and live.shape == data.shape
-            if same and not strict:
-                same = _strides(live) == node.get("strides")
             if not same and strict and live.size:
                 self.differ(
                     path,
@@ -771,20 +823,20 @@ class Match:
                     f"{live.dtype} of shape {live.shape}",
                 )
                 return live
-            token = array_name(node)
-            if same and live.flags.writeable and self._takes(node, live, path, token):
+            if same and not strict and "$view" not in node:
+                same = _strides(live) == node.get("strides")
+            if same and live.flags.writeable and self._takes(node, live, path):
                 self.later(functools.partial(np.copyto, live, data))
                 return live
         elif strict and live is not MISSING and live is not None:
             self.differ(path, f"an array {data.dtype} of shape {data.shape}", _describe(live))
             return live
-        host = self._outcomes.get(node.get("$view", ""))
-        if isinstance(host, np.ndarray) and host.flags.c_contiguous:
-            return view_of(host.reshape(-1).view(np.uint8), node, data.dtype)
+        if self.is_shared(node):
+            return self.place(node, data)
         return arrays.restride(data, node["strides"]) if "strides" in node else data.copy()
 
-    def _takes(self, node: dict[str, Any], live: Any, path: str, token: str) -> bool:
-        return self.claim(live, path) and self.claim_memory(live, node.get("$view", token))
+    def _takes(self, node: dict[str, Any], live: Any, path: str) -> bool:
+        return self.claim_memory(live, node) and self.claim(live, path)
 
     # ------------------------------------------------------------------ references and names
 
@@ -794,56 +846,76 @@ class Match:
             outcome = self._outcomes[target]
             adapter = None if outcome is live else registry.adapter_for(type(live))
             return live if adapter is not None and adapter.inside(live) is outcome else outcome
-        component = target.partition("/")[0].partition("#")[0]
+        if target in self._roots:
+            return self._roots[target]
+        component, stored = self._referred(target)
         if component == target:
-            # Another component's root: the caller's object if it was asked for, else left alone.
-            return self._roots.get(target, live)
+            # Another component's root that nobody asked for: left alone if it is there.
+            if live is not MISSING:
+                return live
+            with self._unfinished(target):
+                outcome = self._elsewhere(component, stored, live, path, strict)
+            self._outcomes[target] = outcome
+            return outcome
+        return self._elsewhere(component, stored, live, path, strict)
+
+    def _elsewhere(self, component: str, node: Any, live: Any, path: str, strict: bool) -> Any:
+        """The outcome for a node of another place in the document, or of another document."""
+        here = self.component
+        self.enter(component)
+        outcome = self.node(node, live, path, strict=strict)
+        self.enter(here)
+        return outcome
+
+    def _referred(self, target: str) -> tuple[str, Any]:
+        """The component and the node that a reference names."""
+        component = target.partition("/")[0].partition("#")[0]
         document = self._source.document(component)
-        stored: Any
+        if component == target:
+            return component, document.root
         if "/" in target:
-            stored = document.arrays.get(target, {"$array": target})
-        else:
-            stored = document.shared.get(int(target.rpartition("#")[2]))
+            return component, document.arrays.get(target, {"$array": target})
+        stored = document.shared.get(int(target.rpartition("#")[2]))
         if stored is None:
             raise FormatError(
-                f"{self.full(path)}: expected the shared value {target}, found none. "
+                f"{self.component}: expected the shared value {target}, found none. "
                 "The document is malformed."
             )
-        here = self.component
-        try:
-            self.enter(component)
-            return self.node(stored, live, path, strict=strict)
-        finally:
-            self.enter(here)
+        return component, stored
 
     def _class_name(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
-        if isinstance(live, type) and label(live) == node["$class"]:
+        name = node["$class"]
+        if isinstance(live, type) and label(live) == name:
             return live
-        cls = self._classes.get(node["$class"])
+        cls = self._classes.get(name) or _PLAIN_CLASSES.get(name)
         if cls is None:
-            self.differ(path, f"the class {node['$class']}", _describe(live))
+            self.differ(path, f"the class {name}", _describe(live))
         return live if cls is None else cls
 
     def _function(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
-        name = _function_name(live)
+        name = function_name(live)
         if name != node["$function"]:
             self.differ(path, f"the function {node['$function']}", name or _describe(live))
             return live
         self.register(node, live)
-        cells = dict(zip(live.__code__.co_freevars, live.__closure__ or (), strict=True)) if hasattr(
-            live, "__code__") else {}  # fmt: skip
+        self._descend(lambda: self._match_function(node, live, path))
+        return live
+
+    def _match_function(self, node: dict[str, Any], live: Any, path: str) -> None:
+        names: Any = live.__code__.co_freevars if hasattr(live, "__code__") else ()
+        cells = dict(zip(names, getattr(live, "__closure__", None) or (), strict=True))
         for key, child in node.get("closure", {}).items():
-            cell = cells.get(key)
+            inner = join(path, f"<closure>.{key}")
+            cell = cells.get(unescape(key))
             if cell is None:
-                self.differ(join(path, f"<closure>.{key}"), "a variable of this name", "none")
+                self.differ(inner, "a variable of this name", "none")
                 continue
-            content = cell.cell_contents
-            outcome = self.node(child, content, join(path, f"<closure>.{key}"))
-            if outcome is not content:
+            content = cell.cell_contents if is_filled(cell) else MISSING
+            outcome = self.node(child, content, inner)
+            if outcome is not content and outcome is not MISSING:
                 self.later(functools.partial(self._set_cell, cell, outcome))
         if "attributes" in node:
             self.attributes(node["attributes"], live, path)
-        return live
 
     def _set_cell(self, cell: types.CellType, outcome: Any) -> None:
         cell.cell_contents = self.settle(outcome)
@@ -855,24 +927,35 @@ class Match:
             return live
         self.register(node, live)
         owner = self.node(node["self"], live.__self__, join(path, "__self__"))
-        return live if owner is live.__self__ else getattr(owner, name)
+        if owner is live.__self__:
+            return live
+        if isinstance(live, types.MethodType):
+            return self.register(node, types.MethodType(live.__func__, owner))
+        return self.register(node, getattr(owner, name))
 
     def _partial(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
         if not isinstance(live, functools.partial):
             self.differ(path, "a functools.partial", _describe(live))
             return live
-        function = self.node(node["$partial"], live.func, join(path, "func"))
-        arguments = self._each(node["args"], live.args, join(path, "args"), strict)
-        keywords = {
-            unescape(key): self.node(child, live.keywords.get(unescape(key), MISSING), path)
-            for key, child in node["kwargs"].items()
-        }
-        same = function is live.func and all(
-            a is b for a, b in zip(arguments, live.args, strict=False)
-        )
-        if same and len(arguments) == len(live.args) and keywords == live.keywords:
-            return live
-        return functools.partial(function, *arguments, **keywords)
+        nodes = {unescape(key): child for key, child in node["kwargs"].items() if key != "$id"}
+
+        def match() -> list[Any]:
+            function = self.node(node["$partial"], live.func, join(path, "func"))
+            arguments = self._each(node["args"], live.args, join(path, "args"), strict=False)
+            keywords = [
+                self.node(child, live.keywords.get(name, MISSING), join(path, f"kwargs.{name}"))
+                for name, child in nodes.items()
+            ]
+            return [function, *arguments, *keywords]
+
+        outcomes = self._parts(node, match)
+        parts = [live.func, *live.args, *live.keywords.values()]
+        same = len(parts) == len(outcomes) and all(map(operator.is_, parts, outcomes))
+        if same and list(nodes) == list(live.keywords) and self.claim(live, path):
+            return self.register(node, live)
+        first = 1 + len(node["args"])
+        keywords = dict(zip(nodes, outcomes[first:], strict=True))
+        return self.register(node, functools.partial(*outcomes[:first], **keywords))
 
     def _module(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
         if not isinstance(live, types.ModuleType) or live.__name__ != node["$module"]:
@@ -922,6 +1005,16 @@ _MAPPINGS: dict[str, type] = {
 }
 
 
+_PLAIN_CLASSES: dict[str, Any] = {
+    label(cls): cls
+    for cls in (
+        *values.ENCODERS, *np.sctypeDict.values(), list, tuple, dict, set, frozenset, bytearray,
+        object, collections.deque, collections.OrderedDict, collections.Counter,
+    )
+}  # fmt: skip
+"""Classes of plain values, which a name is enough to stand for."""
+
+
 def path_is_root(path: str) -> bool:
     """Whether a path is that of a component itself."""
     return path == ""
@@ -930,8 +1023,46 @@ def path_is_root(path: str) -> bool:
 def _get(found: Mapping[Any, Any], key: Any) -> Any:
     try:
         return found.get(key, MISSING)
-    except TypeError:
+    except (TypeError, AttributeError):  # the hash of a key that is not filled yet
         return MISSING
+
+
+def _check_hashable(members: Iterable[Any]) -> None:
+    """Members of a set, or keys, are told to be such before anything is changed.
+
+    Raises:
+        TypeError: One of them is not.
+    """
+    for member in members:
+        if type(member) in (tuple, frozenset):
+            _check_hashable(member)
+        elif type(member).__hash__ is None:
+            raise TypeError(f"a {type(member).__name__} in a set, or as a key")
+
+
+def _memory_name(node: dict[str, Any]) -> str:
+    """The stored array in whose memory an array is: itself, or the one it is a view of."""
+    return node["$view"] if "$view" in node else node["$array"]
+
+
+def _whole(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+    """All bytes of the array that owns the memory, if they are in one row."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array.reshape(-1, order="A").view(np.uint8) if array.flags.forc else None
+
+
+def _has_strides(array: np.ndarray[Any, Any], strides: list[int]) -> bool:
+    return all(
+        n <= 1 or found == stored
+        for n, found, stored in zip(array.shape, array.strides, strides, strict=True)
+    )
+
+
+def _kept_name(node: Any) -> str:
+    """What a node stands for of which the checkpoint holds only the name."""
+    tag = tag_of(node) or ""
+    return f"what the checkpoint leaves out, of {node[tag]}"
 
 
 def _strides(array: np.ndarray[Any, Any]) -> list[int] | None:
@@ -948,12 +1079,6 @@ def _describe(live: Any) -> str:
     return f"an object of class {label(type(live))}"
 
 
-def _function_name(live: Any) -> str | None:
-    module = getattr(live, "__module__", None) or type(live).__module__
-    name = getattr(live, "__qualname__", None) or getattr(live, "__name__", None)
-    return f"{module}:{name}" if callable(live) and name else None
-
-
 def _loaded_class(name: str) -> type | None:
     """A class of the running program by its label; nothing is imported for it."""
     module, _, qualified = name.partition(":")
@@ -963,31 +1088,72 @@ def _loaded_class(name: str) -> type | None:
     return found if isinstance(found, type) else None
 
 
-def _is_dataclass(cls: type) -> bool:
-    return dataclasses.is_dataclass(cls)
+def _is_namedtuple(cls: type) -> bool:
+    return issubclass(cls, tuple) and hasattr(cls, "_fields")
 
 
-def _is_frozen(live: Any) -> bool:
+def _is_immutable(live: Any) -> bool:
+    """Whether an object is replaced by another rather than changed."""
     parameters = getattr(type(live), "__dataclass_params__", None)
-    return bool(parameters is not None and parameters.frozen)
+    is_frozen = parameters is not None and parameters.frozen
+    return is_frozen or container_of(type(live)) in IMMUTABLE
 
 
-def _class_attribute(cls: type, name: str) -> Any:
-    for base in cls.__mro__:
-        if name in vars(base):
-            return vars(base)[name]
-    return None
+def _is_same(shell: Any, live: Any, outcomes: dict[str, Any]) -> bool:
+    """Whether a live object holds exactly what one that was built to replace it does."""
+    found = attributes_of(live)
+    if found.keys() != outcomes.keys() or any(found[k] is not v for k, v in outcomes.items()):
+        return False
+    base = container_of(type(live))
+    if base is tuple:
+        return len(shell) == len(live) and all(map(operator.is_, shell, live))
+    return base is None or (base in (int, str, bytes) and base.__eq__(shell, live))
 
 
-def _refill(live: Any, outcome: Any) -> None:
-    """Put items into an object of a class that derives from a container, past its own methods."""
-    for base, add in ((dict, dict.update), (set, set.update), (list, list.extend),
-                      (collections.deque, collections.deque.extend),
-                      (bytearray, bytearray.extend)):  # fmt: skip
-        if isinstance(live, base):
-            base.clear(live)  # type: ignore[arg-type]
-            add(live, outcome)  # type: ignore[arg-type]
-            return
+def _is_in_class(cls: type, name: str) -> bool:
+    return any(name in vars(base) for base in cls.__mro__)
+
+
+def _refill(live: Any, items: Any) -> None:
+    """Put items into a container, or an object of a class that derives from one.
+
+    Past the methods of its own class, whose code is the program's.
+    """
+    if isinstance(live, collections.OrderedDict):
+        collections.OrderedDict.clear(live)
+        for key, value in items.items():
+            collections.OrderedDict.__setitem__(live, key, value)
+    elif isinstance(live, dict):
+        dict.clear(live)
+        dict.update(live, items)
+    elif isinstance(live, BaseException):
+        live.args = items
+    else:
+        for base, add in _ADDERS.items():
+            if isinstance(live, base):
+                base.clear(live)
+                add(live, items)
+    if isinstance(live, collections.defaultdict) and isinstance(items, collections.defaultdict):
+        live.default_factory = items.default_factory
+
+
+_ADDERS: dict[Any, Callable[[Any, Any], None]] = {
+    list: list.extend,
+    set: set.update,
+    collections.deque: collections.deque.extend,
+    bytearray: bytearray.extend,
+}
+
+
+def _refill_array(live: np.ndarray[Any, Any], items: list[Any]) -> None:
+    flat = np.empty(len(items), dtype=object)
+    for index, item in enumerate(items):
+        flat[index] = item
+    live[...] = flat.reshape(live.shape)
+
+
+def _can_have(live: Any, name: str) -> bool:
+    return hasattr(live, "__dict__") or any(slot == name for slot, _ in slots_of(type(live)))
 
 
 def set_attribute(live: Any, name: str, value: Any) -> None:

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from rekindle.errors import Difference
+
 VERSION = "0.1.0"
 """Of this library."""
 
@@ -38,6 +40,10 @@ def environment() -> dict[str, Any]:
         found["threads"] = torch.get_num_threads()
         found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
         found["deterministic_algorithms"] = torch.are_deterministic_algorithms_enabled()
+        found["torch_seed"] = torch.initial_seed()
+        if torch.cuda.is_initialized():
+            found["cuda"] = torch.version.cuda
+            found["cuda_device"] = torch.cuda.get_device_name()
     variables = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     if variables:
         found["variables"] = variables
@@ -45,6 +51,36 @@ def environment() -> dict[str, Any]:
     if commit is not None:
         found["git"] = commit
     return found
+
+
+_EXACT = (
+    *_LIBRARIES, "platform", "threads", "cpu_capability", "deterministic_algorithms", "cuda",
+    "cuda_device",
+)  # fmt: skip
+"""What can change the last bit of a result when it is another than it was."""
+
+
+def differences(stored: dict[str, Any], found: dict[str, Any]) -> list[Difference]:
+    """What can make a resumed run differ from an uninterrupted one, although its state is the same.
+
+    Args:
+        stored: The environment that a checkpoint was written in.
+        found: The present one.
+    """
+    different = [
+        Difference(name, str(stored[name]), str(found[name]))
+        for name in _EXACT
+        if name in stored and name in found and stored[name] != found[name]
+    ]
+    versions = [str(side.get("python", "")).rpartition(".")[0] for side in (stored, found)]
+    if versions[0] != versions[1]:
+        different.append(Difference("python", versions[0], versions[1]))
+    variables = [side.get("variables", {}) for side in (stored, found)]
+    for name in sorted({*variables[0], *variables[1]}):
+        values = [side.get(name, "unset") for side in variables]
+        if values[0] != values[1]:
+            different.append(Difference(name, values[0], values[1]))
+    return different
 
 
 @cache

@@ -29,6 +29,28 @@ ADAPTERS: dict[str, str] = {
     "rekindle.adapters.generators.GlobalRNG": "rekindle.adapters.generators:GLOBAL",
     "gymnasium.spaces.space.Space": "rekindle.adapters.gymnasium:SPACE",
     "gymnasium.envs.registration.EnvSpec": "rekindle.adapters.gymnasium:SPEC",
+    "mujoco._structs.MjData": "rekindle.adapters.mujoco:DATA",
+    "mujoco._structs.MjModel": "rekindle.adapters.mujoco:MODEL",
+    "mujoco._structs.MjvScene": "rekindle.adapters.external:EXTERNAL",
+    "mujoco._structs.MjvCamera": "rekindle.adapters.external:EXTERNAL",
+    "mujoco._structs.MjvOption": "rekindle.adapters.external:EXTERNAL",
+    "mujoco._structs.MjvPerturb": "rekindle.adapters.external:EXTERNAL",
+    "mujoco._render.MjrContext": "rekindle.adapters.external:EXTERNAL",
+    "mujoco.renderer.Renderer": "rekindle.adapters.external:EXTERNAL",
+    "gymnasium.envs.mujoco.mujoco_rendering.MujocoRenderer": (
+        "rekindle.adapters.external:EXTERNAL"
+    ),
+    "gymnasium.envs.mujoco.mujoco_rendering.BaseRender": "rekindle.adapters.external:EXTERNAL",
+    "ale_py._ale_py.ALEInterface": "rekindle.adapters.ale:INTERFACE",
+    "ale_py._ale_py.ALEVectorInterface": "rekindle.adapters.ale:VECTOR",
+    "minigrid.core.world_object.WorldObj": "rekindle.adapters.minigrid:OBJECT",
+    "minigrid.envs.babyai.core.verifier.Instr": "rekindle.adapters.minigrid:OBJECT",
+    "minigrid.envs.babyai.core.verifier.ObjDesc": "rekindle.adapters.minigrid:OBJECT",
+    "Box2D.Box2D.b2World": "rekindle.adapters.box2d:WORLD",
+    "stable_baselines3.common.vec_env.subproc_vec_env.SubprocVecEnv": (
+        "rekindle.adapters.workers:SUBPROC"
+    ),
+    "gymnasium.vector.async_vector_env.AsyncVectorEnv": "rekindle.adapters.workers:ASYNC",
     "stable_baselines3.common.base_class.BaseAlgorithm": "rekindle.adapters.sb3:ALGORITHM",
     "stable_baselines3.common.logger.Logger": "rekindle.adapters.sb3:LOGGER",
     "stable_baselines3.common.buffers.BaseBuffer": "rekindle.adapters.sb3:BUFFER",

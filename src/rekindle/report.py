@@ -80,6 +80,10 @@ class RestoreReport(Shown):
     """Paths that were left out when the checkpoint was written."""
     notes: tuple[str, ...] = ()
     """What could not be kept exactly, in words."""
+    unseeded: tuple[str, ...] = ()
+    """Generators that nobody seeded: restored, but two uninterrupted runs differ in them too."""
+    accepted: tuple[Difference, ...] = ()
+    """What differs in the environment and was accepted with `allow=`; results may differ by it."""
     skipped: tuple[tuple[str, str], ...] = ()
     """Newer checkpoints that were passed over, with the reason."""
 
@@ -99,6 +103,8 @@ class RestoreReport(Shown):
             "differences": [vars(difference) for difference in self.differences],
             "excluded": list(self.excluded),
             "notes": list(self.notes),
+            "unseeded": list(self.unseeded),
+            "accepted": [vars(difference) for difference in self.accepted],
             "skipped": [list(item) for item in self.skipped],
         }
 
@@ -119,6 +125,8 @@ class RestoreReport(Shown):
             ("held, not asked for", self.not_asked),
             ("asked for, not held", self.missing),
             ("left out at the save", self.excluded),
+            ("never seeded, so two uninterrupted runs differ in it too", self.unseeded),
+            ("accepted, though results may differ", self.accepted),
             ("note", self.notes),
         ):
             lines.extend(f"  {title}: {name}" for name in names)

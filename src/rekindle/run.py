@@ -19,8 +19,9 @@ from typing import Any
 
 import msgspec
 
-from rekindle import files, manifest, provenance
+from rekindle import files, manifest, provenance, seeding
 from rekindle.checkpoint import Checkpoint, step_directories, verify, write
+from rekindle.codecs import values
 from rekindle.errors import (
     AlreadyExistsError,
     DamagedError,
@@ -41,6 +42,7 @@ logger = logging.getLogger("rekindle")
 
 _RUN_FORMAT = "rekindle-run"
 _RUN_VERSION = 1
+_CACHE = "checkpoints.jsonl"
 
 
 class Progress:
@@ -92,7 +94,7 @@ class Lock:
             raise self._refusal(f"another Run object of this process ({os.getpid()})")
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            # A record lock, not flock: a forked worker does not inherit it, so it cannot outlive us.
+            # A record lock, not flock: a forked worker does not inherit it and cannot outlive us.
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             owner = self._owner(fd)
@@ -150,6 +152,8 @@ class Run(Shown):
         path: Its directory; made at the first save.
         every: Save when this many environment steps have passed since the last save.
         exclude: Paths to leave out of every checkpoint.
+        allow: What may differ from the environment that a checkpoint was written in when it is
+            resumed, by the names that the refusal lists: `"torch"`, `"threads"`, ...
         configuration: What must be the same when the run is resumed: plain data.
         algorithm: Name of the algorithm, for `run.json`.
         environment: Name of the environment, for `run.json`.
@@ -161,6 +165,7 @@ class Run(Shown):
         *,
         every: int | None = None,
         exclude: Sequence[str] = (),
+        allow: Sequence[str] = (),
         configuration: Mapping[str, Any] | None = None,
         algorithm: str | None = None,
         environment: str | None = None,
@@ -170,6 +175,7 @@ class Run(Shown):
         self.path = Path(path)
         self.every = every
         self._exclude = tuple(exclude)
+        self._allow = frozenset(allow)
         self._about = {
             "algorithm": algorithm,
             "environment": environment,
@@ -219,22 +225,33 @@ class Run(Shown):
     def entries(self) -> list[dict[str, Any]]:
         """One line per checkpoint, oldest first: step, time, metrics, size.
 
-        Taken from `checkpoints.jsonl`; what that lacks or has wrong is read from the manifests.
-        A damaged checkpoint's entry says so under `damaged`.
+        Taken from `checkpoints.jsonl`; what that lacks, or what changed since it was written, is
+        read from the manifests. A damaged checkpoint's entry says so under `damaged`.
         """
-        cached = {entry["name"]: entry for entry in _read_lines(self.path / "checkpoints.jsonl")}
+        cache = self.path / _CACHE
+        written = _modified(cache)
+        cached = {entry["name"]: entry for entry in _read_lines(cache)}
         found = []
         for directory in step_directories(self.path):
             entry = cached.get(directory.name)
-            found.append(entry if entry is not None else _entry_of(directory))
+            if entry is None or not 0 < _modified(directory / manifest.NAME) <= written:
+                entry = _entry_of(directory)
+            found.append(entry)
         return found
+
+    def _mend_cache(self) -> None:
+        """Write `checkpoints.jsonl` anew where it does not say what the manifests say."""
+        entries = [entry for entry in self.entries() if "damaged" not in entry]
+        text = b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries)
+        cache = self.path / _CACHE
+        if text != (cache.read_bytes() if cache.exists() else b""):
+            files.replace_file(cache, text)
 
     # ------------------------------------------------------------------ training
 
     def track(self, **components: Any) -> None:
         """Name the live objects that every checkpoint holds and `resume` puts back."""
-        for name in components:
-            manifest.check_component(name)
+        manifest.check_components({**self._tracked, **components})
         self._tracked |= components
 
     def describe(
@@ -309,23 +326,50 @@ class Run(Shown):
         if found:
             reasons = "\n".join(f"  {name}: {reason}" for name, reason in skipped)
             raise DamagedError(
-                f"{self.path}: expected an intact checkpoint, found {plural(len(found), 'damaged one')}. "
+                f"{self.path}: expected an intact checkpoint, found "
+                f"{plural(len(found), 'damaged one')}. "
                 f"Nothing was restored, and nothing was started afresh.\n{reasons}\n"
                 "Move the run's directory aside to start again from nothing.",
                 path=self.path,
             )
+        self._note_start()
         self._last_step = 0
         return None
+
+    def _note_start(self) -> None:
+        """Remember how the generators stand at a fresh start, to tell later which were seeded."""
+        content = {**self.about, "start": seeding.fingerprints(self._tracked, self._exclude)}
+        self._write_about(content)
+
+    def _check_environment(self, checkpoint: Checkpoint) -> tuple[Difference, ...]:
+        """What differs and is accepted; anything else that differs refuses the resume."""
+        found = provenance.differences(checkpoint.manifest.environment, provenance.environment())
+        refused = [difference for difference in found if difference.key not in self._allow]
+        if refused:
+            names = ", ".join(repr(difference.key) for difference in refused)
+            raise MismatchError(
+                f"{checkpoint.path}: resuming here would not give the results of an uninterrupted "
+                f"run, because the environment is another one:\n{listing(refused)}\n"
+                f"Use the same environment, or accept other results with allow=[{names}].",
+                path=checkpoint.path,
+                differences=refused,
+            )
+        return tuple(found)
 
     def _resume_from(
         self, checkpoint: Checkpoint, skipped: list[tuple[str, str]], classes: Iterable[type]
     ) -> RestoreReport:
+        accepted = self._check_environment(checkpoint)
+        start = seeding.fingerprints(self._tracked, self._exclude)
+        unseeded = seeding.unseeded(self.about.get("start", {}), start)
         report = checkpoint.restore(self._tracked, classes=classes)
         self._last_step = checkpoint.step
         self._parent = checkpoint
         self._elapsed_before = checkpoint.manifest.elapsed_seconds or 0.0
         self._started = time.monotonic()
-        return dataclasses.replace(report, skipped=tuple(skipped))
+        return dataclasses.replace(
+            report, skipped=tuple(skipped), unseeded=unseeded, accepted=accepted
+        )
 
     def checkpoint(
         self, *, metrics: Mapping[str, Any] | None = None, step: int | None = None
@@ -387,7 +431,7 @@ class Run(Shown):
         self._last_step = now
         self._parent = saved
         line = msgspec.json.encode(_entry(saved))
-        files.append_line(self.path / "checkpoints.jsonl", line)
+        files.append_line(self.path / _CACHE, line)
         return saved
 
     def close(self) -> None:
@@ -434,10 +478,15 @@ class Run(Shown):
         try:
             files.sweep(self.path)
             self._compare_about()
+            self._mend_cache()
         except BaseException:
             self._lock.release()
             raise
         self._is_open = True
+
+    def _write_about(self, content: dict[str, Any]) -> None:
+        text = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+        files.replace_file(self.path / "run.json", text)
 
     def _compare_about(self) -> None:
         path = self.path / "run.json"
@@ -450,8 +499,7 @@ class Run(Shown):
                 "code": provenance.git_commit(Path.cwd()),
                 "parent": None,
             }
-            text = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
-            files.replace_file(path, text)
+            self._write_about(content)
             return
         stored = _read_about(self.path)
         differences = []
@@ -463,7 +511,7 @@ class Run(Shown):
             raise MismatchError(
                 f"{self.path}: this run was started with another configuration:\n"
                 f"{listing(differences)}\n"
-                "Use what the run was started with, or give the new configuration its own directory.",
+                "Use what the run was started with, or give the new one its own directory.",
                 path=self.path,
                 differences=differences,
             )
@@ -492,6 +540,7 @@ def entry_rows(entries: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _cell(value: Any) -> str:
+    value = values.decode(value)
     return "" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 
@@ -550,13 +599,18 @@ def _read_about(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or content.get("format") != _RUN_FORMAT:
         raise FormatError(f"{file}: expected the description of a run.", path=file)
-    if content.get("version", 0) > _RUN_VERSION:
+    if not isinstance(content.get("version"), int):
+        raise FormatError(f"{file}: expected a version, found none.", path=file)
+    if content["version"] > _RUN_VERSION:
         raise VersionError(
             f"{file}: expected version {_RUN_VERSION} or older, found {content['version']}. "
             "A newer Rekindle wrote it: upgrade with `pip install -U rekindle`.",
             path=file,
         )
     return content
+
+
+_ENTRY = {"name": str, "step": int, "created": str, "bytes": int, "metrics": dict}
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -567,9 +621,16 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
             entry = msgspec.json.decode(line)
         except msgspec.DecodeError:
             continue
-        if isinstance(entry, dict) and {"name", "step", "bytes"} <= entry.keys():
+        if isinstance(entry, dict) and all(
+            isinstance(entry.get(key), kind) for key, kind in _ENTRY.items()
+        ):
             found.append(entry)
     return found
+
+
+def _modified(path: Path) -> int:
+    """When a file was last written, in nanoseconds; 0 where there is none."""
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def _entry(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -108,6 +108,7 @@ class Checkpoint(BaseCallback):
         run: Directory of the run, or a `Run`.
         every: Environment steps between two checkpoints, summed over all environments.
         exclude: Paths to leave out of the checkpoints.
+        allow: What may differ in the environment when resuming, such as `"threads"`; see `Run`.
         classes: Classes of the program that the state may hold where live objects hold none.
         verbose: 1 says in one line what was resumed; 0 says nothing.
 
@@ -122,6 +123,7 @@ class Checkpoint(BaseCallback):
         *,
         every: int = 10_000,
         exclude: Iterable[str] = (),
+        allow: Iterable[str] = (),
         classes: Iterable[type] = (),
         verbose: int = 1,
     ) -> None:
@@ -129,6 +131,7 @@ class Checkpoint(BaseCallback):
         self._target = run
         self._every = every
         self._exclude = tuple(exclude)
+        self._allow = tuple(allow)
         self._classes = tuple(classes)
         self._run: Run | None = None
         self._progress = Progress()
@@ -167,7 +170,9 @@ class Checkpoint(BaseCallback):
         if isinstance(self._target, Run):
             self._target.describe(**about)
             return self._target
-        return Run(self._target, every=self._every, exclude=self._exclude, **about)
+        return Run(
+            self._target, every=self._every, exclude=self._exclude, allow=self._allow, **about
+        )
 
     def _on_rollout_start(self) -> None:
         if self._is_pending:

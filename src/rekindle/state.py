@@ -104,7 +104,10 @@ class Source(Protocol):
 
 
 class Document:
-    """One component's document, with its shared nodes by number and arrays by name."""
+    """One component's document, with its shared nodes by number and arrays by name.
+
+    `hosts` are the names of the arrays of which others are views.
+    """
 
     def __init__(self, component: str, content: Any) -> None:
         if not isinstance(content, dict) or "root" not in content:
@@ -115,6 +118,7 @@ class Document:
             raise FormatError(f"{component}: expected a value, found a reference to itself.")
         self.shared: dict[int, Any] = {}
         self.arrays: dict[str, dict[str, Any]] = {}
+        self.hosts: set[str] = set()
         pending = [self.root, *content.get("hoisted", [])]
         while pending:
             node = pending.pop()
@@ -123,6 +127,8 @@ class Document:
             elif isinstance(node, dict):
                 if "$id" in node:
                     self.shared[node["$id"]] = node
+                if "$view" in node:
+                    self.hosts.add(node["$view"])
                 name = node.get("$array") or node.get("$view")
                 if name is not None:
                     self.arrays[node.get("name", name)] = node

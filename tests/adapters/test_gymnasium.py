@@ -14,7 +14,6 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,7 +120,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "FlattenObservation": lambda: wrappers.FlattenObservation(gym.make("Blackjack-v1")),
     "TimeAwareObservation": _cartpole(wrappers.TimeAwareObservation),
     "DelayObservation": _cartpole(lambda env: wrappers.DelayObservation(env, delay=3)),
-    "StickyAction": _cartpole(lambda env: wrappers.StickyAction(env, 0.3)),
+    "StickyAction": lambda: wrappers.StickyAction(gym.make("Acrobot-v1"), 0.9),
     "RepeatAction": _cartpole(lambda env: wrappers.RepeatAction(env, 2)),
     "MaxAndSkipObservation": _cartpole(lambda env: wrappers.MaxAndSkipObservation(env, 2)),
     "Autoreset": _cartpole(wrappers.Autoreset),
@@ -142,7 +141,7 @@ if importlib.util.find_spec("pygame") is not None:
 
 ABLATIONS = [
     ("CartPole-v1", "env/*.state", "the physics"),
-    ("CartPole-v1", "env/*._elapsed_steps", "the time limit"),
+    ("Pendulum-v1", "env/_elapsed_steps", "the time limit"),
     ("CartPole-v1", "env/*.env._np_random", "the environment's generator"),
     ("Pendulum-v1", "env/*action_space", "the action space's generator"),
     ("FrozenLake-v1", "env/*.s", "the cell it stands in"),
@@ -156,7 +155,7 @@ ABLATIONS = [
     ("DelayObservation", "env/observation_queue", "the delayed observations"),
     ("StickyAction", "env/last_action", "the sticking action"),
     ("Autoreset", "env/autoreset", "the pending reset"),
-    ("closure", "env/func*", "the function's own variable"),
+    ("closure", "env/*func", "the function's own variable"),
     ("SyncVectorEnv", "env/_autoreset_envs", "the pending resets"),
     ("SyncVectorEnv", "env/envs.1.*_np_random", "a generator of one of several"),
     ("vector tower", "env/*obs_rms", "the moments over several"),
@@ -186,12 +185,12 @@ def run(env: Any, num_steps: int) -> str:
     """Take random steps, resetting where an episode ends; a digest of all that came back."""
     hasher = hashlib.blake2b(digest_size=16)
     resets_itself = hasattr(env, "num_envs") or isinstance(env, wrappers.Autoreset)
-    for _ in range(num_steps):
+    for step in range(num_steps):
         observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
         _fold(hasher, (observation, reward, terminated, truncated, info))
         if not resets_itself and (terminated or truncated):
             _fold(hasher, env.reset())
-        if getattr(env, "render_mode", None) == "rgb_array" and _ % 100 == 0:
+        if getattr(env, "render_mode", None) == "rgb_array" and step % 100 == 0:
             _fold(hasher, env.render())
     return hasher.hexdigest()
 
@@ -204,11 +203,17 @@ def _ready(name: str, seed: int, num_steps: int) -> Any:
     return env
 
 
+def _is_reset_pending(env: Any) -> bool:
+    return bool(np.any(getattr(env, "autoreset", getattr(env, "_autoreset_envs", True))))
+
+
 def write_digests(folder: str) -> None:
     """The first process: warm up, save, go on."""
     digests = {}
     for name in CASES:
         env = _ready(name, 11, NUM_WARM_STEPS)
+        while not _is_reset_pending(env):
+            run(env, 1)
         before = Walk().capture({"env": env}).documents
         rk.save(f"{folder}/{name}", env=env)
         for case, pattern, what in ABLATIONS:
@@ -264,3 +269,124 @@ def test_an_environment_goes_another_way_without_one_part(
 ) -> None:
     uninterrupted, resumed = digests
     assert resumed[f"{name} without {what}"] != uninterrupted[name]
+
+
+# --------------------------------------------------------------------------- in this process
+
+
+def _everything(env: Any) -> Any:
+    captured = Walk().capture({"env": env})
+    return captured.documents, {
+        name: item.raw.tobytes() for name, item in captured.arrays["env"].items()
+    }
+
+
+@pytest.mark.parametrize("name", ["tower", "vector tower", "Taxi-v3", "Blackjack-v1"])
+def test_what_a_script_holds_of_an_environment_stays_the_same_object(
+    name: str, tmp_path: Path
+) -> None:
+    env = _ready(name, 11, 40)
+    rk.save(tmp_path / "saved", env=env)
+    fresh = _ready(name, 777, 5)
+
+    def held() -> list[Any]:
+        parts = [fresh.unwrapped, fresh.action_space, fresh.observation_space]
+        inner = getattr(fresh.unwrapped, "envs", [fresh])
+        return [*parts, *inner, *(env.np_random for env in inner)]
+
+    before = held()
+    rk.restore(tmp_path / "saved", env=fresh)
+    assert [id(part) for part in held()] == [id(part) for part in before]
+    assert _everything(fresh) == _everything(env)
+
+
+def test_the_spaces_generators_go_on(tmp_path: Path) -> None:
+    def make(seed: int) -> Any:
+        return gym.spaces.Dict(
+            {
+                "a": gym.spaces.Tuple([gym.spaces.Discrete(9), gym.spaces.MultiBinary(9)]),
+                "b": gym.spaces.Box(-1, 1, (3,)),
+                "c": gym.spaces.Text(9),
+                "d": gym.spaces.Sequence(gym.spaces.Discrete(99)),
+                "e": gym.spaces.Graph(gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(5)),
+            },
+            seed=seed,
+        )
+
+    space = make(1)
+    space.sample()
+    rk.save(tmp_path / "saved", agent={"space": space})
+    expected = [repr(space.sample()) for _ in range(50)]
+    other = make(2)
+    rk.restore(tmp_path / "saved", agent={"space": other})
+    assert [repr(other.sample()) for _ in range(50)] == expected
+    assert [repr(make(2).sample()) for _ in range(50)] != expected
+
+
+def _narrow() -> Any:
+    env = gym.make("CartPole-v1")
+    space = env.unwrapped.observation_space
+    env.unwrapped.observation_space = gym.spaces.Box(space.low * 2, space.high, dtype=np.float32)
+    return env
+
+
+UNFIT: dict[str, tuple[Callable[[], Any], str]] = {
+    "class": (_made("Acrobot-v1"), "env/env.env.env: expected an object of class .*CartPoleEnv"),
+    "wrapper": (
+        lambda: wrappers.ClipReward(gym.make("CartPole-v1"), -1, 1),
+        "env: expected an object of class .*TimeLimit",
+    ),
+    "one wrapper less": (
+        lambda: gym.make("CartPole-v1").env,
+        "env: expected an object of class .*TimeLimit",
+    ),
+    "space": (_narrow, r"env/env\.env\.env\.observation_space"),
+    "action space": (_made("MountainCarContinuous-v0"), "env/env.env.env: expected"),
+    "spec": (_made("CartPole-v0"), "env/.*spec.id: expected 'CartPole-v1'"),
+    "number of environments": (_vector, "env: expected an object of class .*TimeLimit"),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+@pytest.mark.filterwarnings("ignore:.*The environment CartPole-v0 is out of date")
+def test_another_environment_does_not_fit_and_is_not_changed(name: str, tmp_path: Path) -> None:
+    make, message = UNFIT[name]
+    rk.save(tmp_path / "saved", env=_ready("CartPole-v1", 11, 20))
+    other = make()
+    other.reset(seed=5)
+    before = _everything(other)
+    with pytest.raises(rk.MismatchError, match=message):
+        rk.restore(tmp_path / "saved", env=other)
+    assert _everything(other) == before
+
+
+def test_fewer_environments_than_were_saved_do_not_fit(tmp_path: Path) -> None:
+    def make(count: int) -> Any:
+        return gym.vector.SyncVectorEnv([_made("CartPole-v1")] * count)
+
+    env, other = make(3), make(2)
+    env.reset(seed=1)
+    other.reset(seed=2)
+    rk.save(tmp_path / "saved", env=env)
+    before = _everything(other)
+    with pytest.raises(rk.MismatchError, match=r"env/envs\.2"):
+        rk.restore(tmp_path / "saved", env=other)
+    with pytest.raises(rk.MismatchError):
+        rk.restore(tmp_path / "saved", env=make(4))
+    assert _everything(other) == before
+
+
+def test_another_function_in_a_wrapper_is_a_difference(tmp_path: Path) -> None:
+    rk.save(tmp_path / "saved", env=wrappers.TransformReward(gym.make("CartPole-v1"), _halved))
+    other = wrappers.TransformReward(gym.make("CartPole-v1"), abs)
+    with pytest.raises(rk.MismatchError, match="env/func"):
+        rk.restore(tmp_path / "saved", env=other)
+
+
+def test_an_environment_that_was_never_reset_is_saved_too(tmp_path: Path) -> None:
+    rk.save(tmp_path / "saved", env=gym.make("CartPole-v1"))
+    env = gym.make("CartPole-v1")
+    env.reset(seed=1)
+    rk.restore(tmp_path / "saved", env=env)
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(0)

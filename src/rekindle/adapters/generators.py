@@ -47,7 +47,7 @@ class PythonRandom(Adapter):
     def capture(self, live: random.Random, walk: Walk, path: str) -> dict[str, Any]:
         """Mersenne Twister words, and the second half of a pair of normals when one is left."""
         try:
-            fields = {"state": walk.children(_python_state(live), path)}
+            fields = {"state": walk.whole(_python_state(live), path)}
         except NotImplementedError:
             walk.refuse(path, "random.SystemRandom, which takes its numbers from the system")
             return {}
@@ -79,7 +79,7 @@ class BitGenerator(Adapter):
 
     def capture(self, live: Any, walk: Walk, path: str) -> dict[str, Any]:
         """The state, and the seed, from which children are spawned."""
-        fields: dict[str, Any] = {"state": walk.children(live.state, path)}
+        fields: dict[str, Any] = {"state": walk.whole(live.state, path)}
         if isinstance(live.seed_seq, np.random.SeedSequence):
             fields["seed"] = walk.node(live.seed_seq, join(path, "seed"))
         return fields
@@ -147,7 +147,7 @@ class LegacyGenerator(Adapter):
 
     def capture(self, live: np.random.RandomState, walk: Walk, path: str) -> dict[str, Any]:
         """The state as numpy gives it, with the cached second normal."""
-        return {"state": walk.children(live.get_state(legacy=False), path)}
+        return {"state": walk.whole(live.get_state(legacy=False), path)}
 
     def restore(self, node: dict[str, Any], live: Any, match: Match, path: str) -> Any:
         """Set the state in place."""
@@ -174,7 +174,7 @@ class SeedSequence(Adapter):
 
     def capture(self, live: Any, walk: Walk, path: str) -> dict[str, Any]:
         """What it was made from and how many children it has spawned."""
-        return {"state": walk.children(live.state, path)}
+        return {"state": walk.whole(live.state, path)}
 
     def restore(self, node: dict[str, Any], live: Any, match: Match, path: str) -> Any:
         """Spawn as many children as had been; a new one where the live one is another."""
@@ -225,7 +225,7 @@ class Global(Adapter):
             if torch.cuda.is_initialized():
                 states = torch.cuda.get_rng_state_all()
                 state["torch_cuda"] = [part.numpy() for part in states]
-        return {"state": walk.children(state, path)}
+        return {"state": walk.whole(state, path)}
 
     def restore(self, node: dict[str, Any], live: GlobalRNG, match: Match, path: str) -> Any:
         """Set every generator that the checkpoint holds."""

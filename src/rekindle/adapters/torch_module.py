@@ -21,6 +21,7 @@ from rekindle.state import escape, unescape
 _INTERNAL = frozenset(vars(torch.nn.Module())) | {
     "_forward_hooks_with_kwargs",
     "_compiled_call_impl",
+    "_is_torch_compile",
 }
 _WRAPPERS = {
     "torch._dynamo.eval_frame:OptimizedModule": "_orig_mod",

@@ -102,6 +102,9 @@ class Optimizer(Adapter):
         self._match_gradients(dict(node.get("gradients", [])), parameters, match, path)
         match.node(node["defaults"], live.defaults, join(path, "defaults"))
         match.attributes(node["attributes"], live, path)
+        for name in self._own(live):
+            if escape(name) not in node["attributes"]:
+                match.surplus(live, name, path)
         return live
 
     def _match_group(
@@ -161,8 +164,8 @@ class Scaler(Adapter):
     name = "torch.scaler"
 
     def capture(self, live: Any, walk: Walk, path: str) -> dict[str, Any]:
-        """Scale and growth; refused between `unscale_` and `update`."""
-        if live._per_optimizer_states:
+        """Scale and growth, unless it is switched off; refused between `unscale_` and `update`."""
+        if getattr(live, "_per_optimizer_states", None):
             walk.refuse(
                 path,
                 "a GradScaler in the middle of a step (after scale or unscale_, before update); "
@@ -173,8 +176,13 @@ class Scaler(Adapter):
 
     def restore(self, node: dict[str, Any], live: Any, match: Match, path: str) -> Any:
         """Set its numbers in place, and forget a step that the live one is in the middle of."""
+        if node["state"]["_enabled"] != live._enabled:
+            kinds = {True: "a scaler that is enabled", False: "one that is switched off"}
+            match.differ(path, kinds[bool(node["state"]["_enabled"])], kinds[live._enabled])
+            return live
         match.attributes(node["state"], live, path)
-        match.later(live._per_optimizer_states.clear)
+        if hasattr(live, "_per_optimizer_states"):
+            match.later(live._per_optimizer_states.clear)
         return live
 
 

@@ -19,7 +19,6 @@ from rekindle.graph import Walk, join
 from rekindle.match import MISSING, Match
 from rekindle.protocols import Adapter
 from rekindle.registry import label
-from rekindle.state import array_name, view_of
 
 _NATIVE = {
     torch.float64, torch.float32, torch.float16, torch.int64, torch.int32, torch.int16, torch.int8,
@@ -151,7 +150,7 @@ class Tensor(Adapter):
             state["coalesced"] = data.is_coalesced()
         for part in _PARTS[layout]:
             state[part] = getattr(data, part)()
-        node["state"] = walk.children(state, path)
+        node["state"] = walk.whole(state, path)
         return node
 
     def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
@@ -202,23 +201,25 @@ class Tensor(Adapter):
     def _takes(self, node: dict[str, Any], live: torch.Tensor, match: Match, path: str) -> bool:
         if live.requires_grad and not live.is_leaf:
             return False
-        if not match.claim(live, path):
-            return False
         if live.device.type != "cpu":
-            return True
+            return match.claim(live, path)
         try:
             memory = to_numpy(live.detach())[0]
         except TypeError:
             return False
-        return match.claim_memory(memory, node.get("$view", array_name(node)))
+        storage = torch.empty(0, dtype=torch.uint8).set_(live.untyped_storage()).numpy()
+        return match.claim_memory(memory, node, storage) and match.claim(live, path)
 
     def _new(
-        self, node: dict[str, Any], data: np.ndarray[Any, Any], code: str, live: Any, match: Match
+        self,
+        node: dict[str, Any],
+        data: np.ndarray[Any, Any],
+        code: str,
+        live: Any,
+        match: Match,
     ) -> torch.Tensor:
-        host = match.outcome(node.get("$view", ""))
-        if isinstance(host, torch.Tensor) and host.is_contiguous() and host.device.type == "cpu":
-            memory = to_numpy(host.detach())[0].reshape(-1).view(np.uint8)
-            tensor = from_numpy(view_of(memory, node, data.dtype), code, node)
+        if match.is_shared(node):
+            tensor = from_numpy(match.place(node, data), code, node)
         elif "strides" in node:
             tensor = _aligned(from_numpy(arrays.restride(data, node["strides"]), code, node))
         else:
@@ -353,13 +354,14 @@ def convert(array: np.ndarray[Any, Any], node: dict[str, Any], device: str | Non
     Text, dates and structured arrays, for which torch has no type, stay numpy arrays.
     """
     code = node.get("code", "")
-    names = array.dtype.names
-    name = names[0] if names is not None and len(names) == 1 else array.dtype.name
-    kind: Any = getattr(torch, name, None)
-    if kind in _CODES:
-        code = _CODES[kind]
-        array = array.view(arrays.CODES[code])
-    elif array.dtype.kind in "USmMV" or name == "float128":
+    dtype = array.dtype
+    if dtype.isbuiltin != 1:
+        name = dtype.names[0] if dtype.names and len(dtype.names) == 1 else dtype.name
+        kind: Any = getattr(torch, name, None)
+        if kind in _CODES:
+            code = _CODES[kind]
+            array = array.view(arrays.CODES[code])
+    if array.dtype.kind in "USmMV" or array.dtype.char in "gG":
         return array
     tensor = from_numpy(array, code, node)
     return tensor if device is None else tensor.to(device)

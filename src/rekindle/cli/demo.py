@@ -104,7 +104,7 @@ class Killed:
 
     run: str
     step: int
-    """The last step that it told of."""
+    """The last step that is known of it."""
     mean_return: float | None
     resumed_from: int
     """The step of the checkpoint that the same command went on from."""
@@ -160,7 +160,9 @@ def perform(plan: Plan, kill_at: int | None, console: Console) -> Story:
             f"that it began from step {second.resumed_from or 0:,}.",
             path=plan.run(name),
         )
-    killed = Killed(name, first.step, first.mean_return, kept.step, kept.metrics.get("return"))
+    # It may have saved a step that it had no time to tell of.
+    step = max(first.step, kept.step)
+    killed = Killed(name, step, first.mean_return, kept.step, kept.metrics.get("return"))
     ends = [rk.Run(plan.run(each)).latest() for each in ("uninterrupted", name)]
     return Story(plan, killed, ends[0], ends[1], time.monotonic() - began)
 

@@ -74,11 +74,15 @@ def _names(grid: _Grid, verticals: Mapping[str, float], columns: int) -> Text:
     """What happened at each vertical, under it, as far as there is room."""
     from rich.text import Text
 
+    names = sorted(verticals, key=lambda name: verticals[name])
+    starts = [max(0, grid.column(verticals[name]) - len(name) // 2) for name in names]
+    end = columns
+    for index in reversed(range(len(names))):  # leftwards, where one would run into the next
+        starts[index] = max(0, min(starts[index], end - len(names[index])))
+        end = starts[index] - 2
     text = ""
-    for name, step in sorted(verticals.items(), key=lambda item: item[1]):
-        start = min(max(0, grid.column(step) - len(name) // 2), columns - len(name))
-        start = max(start, len(text) + 2 if text else 0)
-        text = text.ljust(start) + name
+    for name, start in zip(names, starts, strict=True):
+        text = f"{text}  ".ljust(start) + name if text else " " * start + name
     return Text(text, "red")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,9 +98,8 @@ def _encode_compound(array: Array) -> Stored:
     array = np.ascontiguousarray(array).reshape(array.shape)
     if dtype.kind == "c" and dtype.itemsize <= 16:
         part = np.dtype(f"<f{dtype.itemsize // 2}")
-        parts = array.astype(dtype.newbyteorder("<")).view(part) if array.size else array.real
-        return Stored(_CODE_OF[part.str], parts.astype(part, copy=False).reshape(*array.shape, 2)
-                      if array.size else np.zeros((*array.shape, 2), part))  # fmt: skip
+        little = array.reshape(-1).astype(dtype.newbyteorder("<"), copy=False)
+        return Stored(_CODE_OF[part.str], little.view(part).reshape(*array.shape, 2))
     if dtype.kind in "mM":
         return Stored("I64", array.astype(dtype.newbyteorder("<")).view("<i8"))
     if dtype.itemsize == 0 or array.size == 0:
@@ -257,12 +255,14 @@ class ArrayFile:
         if size < 8:
             raise _malformed(path, f"at least 8 bytes, found {size}")
         self.path = path
-        self.map: mmap.mmap = files.map_file(path)
-        length = int.from_bytes(self.map[:8], "little")
-        if length > min(size - 8, _LARGEST_HEADER_BYTES):
-            raise _malformed(path, f"a header of {length} bytes, found a file of {size}")
+        # Read, not mapped: the first touch of a map can make the disk read megabytes ahead.
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > min(size - 8, _LARGEST_HEADER_BYTES):
+                raise _malformed(path, f"a header of {length} bytes, found a file of {size}")
+            text = file.read(length)
         try:
-            header = msgspec.json.decode(self.map[8 : 8 + length])
+            header = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError) as error:
             raise _malformed(path, f"a JSON header ({error})") from error
         self._start = 8 + length
@@ -271,7 +271,7 @@ class ArrayFile:
             raise _malformed(path, "a JSON object as header")
         header.pop("__metadata__", None)
         self.entries: dict[str, Any] = header
-        self._memory = np.frombuffer(self.map, np.uint8)
+        self._memory = np.frombuffer(files.map_file(path), np.uint8)
 
     def __contains__(self, name: str) -> bool:
         return name in self.entries
@@ -283,14 +283,15 @@ class ArrayFile:
             code, shape = entry["dtype"], tuple(entry["shape"])
             begin, end = entry["data_offsets"]
             dtype = CODES[code]
-            if any(not isinstance(n, int) or n < 0 for n in (*shape, begin, end)):
+            if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
                 raise ValueError("sizes that are not natural numbers")
         except (KeyError, TypeError, ValueError) as error:
             raise _malformed(self.path, f"a known entry for {name!r}, found {entry}") from error
         if end > self._size or end - begin != math.prod(shape) * dtype.itemsize:
             raise _malformed(self.path, f"{name!r} inside the file, found {json.dumps(entry)}")
         raw = self._memory[self._start + begin : self._start + end]
-        if raw.ctypes.data % dtype.itemsize:
+        # The map begins at a page, so an offset tells the alignment.
+        if (self._start + begin) % dtype.itemsize:
             raw = raw.copy()
         return Stored(code, raw.view(dtype).reshape(shape))
 
