@@ -24,7 +24,7 @@ import numpy as np
 import rekindle as rk
 from rekindle import files
 
-LARGE = 9 << 20
+LARGE = 5 << 20
 """Bytes of the large array: it takes the path of direct writes from a second thread."""
 REMOVALS = ("unlink", "rmdir")
 CALLS = (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import errno
+import inspect
 import json
 import os
 import shutil
@@ -18,7 +20,8 @@ import pytest
 from tests import interrupted
 
 import rekindle as rk
-from rekindle import files
+from rekindle import checkpoint, files, manifest, run
+from rekindle.codecs import arrays
 
 PROGRAM = Path(interrupted.__file__)
 MOST_POINTS = 400
@@ -100,6 +103,22 @@ def test_a_save_has_the_write_points_that_these_tests_interrupt(tmp_path, order)
     assert {"open", "mkdir", "write", "half a pwrite", "fsync", "replace", "renameat2"} <= {*first}
     assert {"link", "ftruncate"} <= {*second}
     assert second.count("fsync") >= 6, "four new files, their directory, and the one above it"
+
+
+def test_no_call_that_could_change_the_disk_is_missed():
+    harmless = {"close", "environ", "fsencode", "fspath", "getpid", "path", "pread", "strerror",
+                "uname", "urandom", "readlink", "stat", "lstat"}  # fmt: skip
+    for module in (files, arrays, manifest, checkpoint, run):
+        tree = ast.parse(inspect.getsource(module))
+        calls = {
+            node.func.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and isinstance(node.func.value, ast.Name)
+            and node.func.value.id == "os"
+        }
+        assert calls <= harmless | {*interrupted.CALLS}
 
 
 def test_a_run_survives_a_kill_at_every_write_point(tmp_path, order):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -564,3 +566,58 @@ def test_a_file_that_is_no_file_of_arrays_is_refused(checkpoint, data):
     put(checkpoint, "policy.safetensors", data)
     with pytest.raises(rk.DamagedError, match=r"policy\.safetensors"):
         rk.load(checkpoint)
+
+
+def generators() -> dict[str, Any]:
+    return {
+        "policy": {"weights": np.zeros(3)},
+        "rng": np.random.default_rng(3),
+        "python": random.Random(3),
+        "legacy": np.random.RandomState(3),
+        "words": np.random.Generator(np.random.MT19937(3)),
+        "counter": np.random.Generator(np.random.Philox(3)),
+    }
+
+
+def draws(state: dict[str, Any]) -> list[float]:
+    """What each generator gives next, and the weights."""
+    found = [copy.deepcopy(state["python"]).random(), copy.deepcopy(state["legacy"]).random()]
+    found += [copy.deepcopy(state[name]).random() for name in ("rng", "words", "counter")]
+    return found + state["policy"]["weights"].tolist()
+
+
+STATES = {
+    "another kind": ("rng", {"bit_generator": "MT19937"}),
+    "no kind": ("rng", {"bit_generator": "os"}),
+    "a number": ("rng", {"state": 5}),
+    "a negative word": ("rng", {"state": {"state": -1, "inc": 1}}),
+    "a text": ("rng", {"uinteger": "x"}),
+    "another version": ("python", {"version": 9}),
+    "too few words": ("python", {"words": [1, 2]}),
+    "a text for a number": ("legacy", {"gauss": "x"}),
+    "a legacy position outside": ("legacy", {"state": {"key": [0] * 624, "pos": 5000}}),
+    "a position outside": ("words", {"state": {"key": [0] * 624, "pos": 5000}}),
+    "a position before": ("words", {"state": {"key": [0] * 624, "pos": -1}}),
+    "a buffer outside": ("counter", {"buffer_pos": 1000}),
+}
+
+
+@pytest.mark.parametrize(("name", "change"), STATES.values(), ids=STATES)
+def test_a_malformed_generator_is_refused_and_changes_nothing(tmp_path, name, change):
+    state = generators()
+    state["policy"]["weights"] += 1
+    for generator in [*state.values()][1:]:
+        generator.random()
+    path = rk.save(tmp_path / "x", **state).path
+    content = json.loads((path / f"{name}.json").read_bytes())
+    node = content["root"]
+    if name in ("rng", "words", "counter"):
+        node = node["state"]["bit_generator"]
+    node["state"] |= change
+    put(path, f"{name}.json", json.dumps(content).encode())
+
+    live = generators()
+    before = draws(live)
+    with pytest.raises(rk.RekindleError):
+        rk.restore(path, **live)
+    assert draws(live) == before

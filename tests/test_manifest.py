@@ -233,6 +233,13 @@ def test_a_metric_that_is_no_number_is_refused_before_anything_is_written(tmp_pa
     assert [*tmp_path.iterdir()] == []
 
 
+@pytest.mark.parametrize("node", [{"$uuid": 5}, {"$float": "nan:aa"}, {"$what": 1}, {"$int": []}])
+def test_a_metric_that_cannot_be_read_is_refused(checkpoint, node):
+    seal(checkpoint, lambda content: content.update(metrics={"loss": node}))
+    with pytest.raises(rk.FormatError, match="malformed"):
+        rk.open(checkpoint).metrics  # noqa: B018
+
+
 def test_a_metric_under_a_key_that_is_no_text_is_refused(tmp_path):
     metrics: Any = {5: 1.0}
     with pytest.raises(rk.UnsupportedError, match="text key"):

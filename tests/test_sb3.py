@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import gymnasium as gym
+import msgspec
 import numpy as np
 import pytest
 import torch
+from blake3 import blake3
 from stable_baselines3 import PPO
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import rekindle as rk
 import rekindle.sb3
+from rekindle import manifest
 from rekindle.adapters.sb3 import WALL_CLOCK
 
 SCRIPT = Path(__file__).parent / "scripts" / "ppo.py"
@@ -181,6 +185,37 @@ def test_classes_that_are_not_sb3s_own_are_named_and_passed_in(tmp_path: Path) -
         loaded.predict(observation, deterministic=True)[0],
         model.predict(observation, deterministic=True)[0],
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("class", "stable_baselines3.common.vec_env.subproc_vec_env:SubprocVecEnv"),
+        ("class", "torch.nn.modules.activation:Tanh"),
+        ("class", "os:system"),
+        ("policy", "stable_baselines3.common.save_util:recursive_setattr"),
+        ("policy", "torch.nn_evil:Policy"),
+    ],
+)
+def test_a_file_cannot_choose_what_is_called(tmp_path: Path, key: str, name: str) -> None:
+    rekindle.sb3.save(trained(), tmp_path / "model")
+    rewrite_agent(tmp_path / "model", key, name)
+    with pytest.raises(rk.UnsupportedError, match=name.partition(":")[2]):
+        rekindle.sb3.load(tmp_path / "model")
+
+
+def rewrite_agent(path: Path, key: str, name: str) -> None:
+    """Name another class in a saved model, as an attacker would, with digests that fit."""
+    document = json.loads((path / "agent.json").read_bytes())
+    holder = document["root"] if key == "class" else document["root"]["constructor"]
+    holder[key] = name
+    text = json.dumps(document).encode()
+    (path / "agent.json").unlink()
+    (path / "agent.json").write_bytes(text)
+    record = manifest.read(path)
+    entry = manifest.FileEntry(bytes=len(text), blake3=blake3(text).hexdigest())
+    changed = msgspec.structs.replace(record, files={**record.files, "agent.json": entry})
+    (path / manifest.NAME).write_bytes(manifest.encode(changed))
 
 
 def test_an_environment_with_other_spaces_is_refused(tmp_path: Path) -> None:

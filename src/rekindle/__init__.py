@@ -5,6 +5,7 @@ from __future__ import annotations
 from rekindle.adapters.generators import GlobalRNG
 from rekindle.checkpoint import Checkpoint, load, restore, save, verify
 from rekindle.checkpoint import open_checkpoint as open
+from rekindle.environments import Stateful, capture_env, restore_env
 from rekindle.errors import (
     AlreadyExistsError,
     DamagedError,
@@ -42,13 +43,16 @@ __all__ = [
     "RestoreReport",
     "Run",
     "Saveable",
+    "Stateful",
     "UnsafeError",
     "UnsupportedError",
     "VerifyReport",
     "VersionError",
+    "capture_env",
     "load",
     "open",
     "restore",
+    "restore_env",
     "save",
     "verify",
 ]

@@ -22,6 +22,7 @@ from rekindle.errors import (
     Difference,
     FormatError,
     MismatchError,
+    MissingDependencyError,
     NotFoundError,
     RekindleError,
     UnsupportedError,
@@ -35,8 +36,13 @@ from rekindle.registry import load as load_name
 from rekindle.report import Restored, RestoreReport, Shown, VerifyReport, columns, num_bytes, plural
 from rekindle.state import Document, Plain
 
-_CONVERTERS = {"torch": "rekindle.adapters.torch_values:convert"}
-_MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)
+_CONVERTERS = {
+    "torch": "rekindle.adapters.torch_values:convert",
+    "jax": "rekindle.adapters.jax_values:convert",
+}
+_MALFORMED = (
+    LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError,
+)  # fmt: skip
 
 
 class Checkpoint(Shown):
@@ -137,6 +143,36 @@ class Checkpoint(Shown):
                 f"{self.path}: {component} holds what cannot be built from data:\n"
                 f"{listing(match.differences)}\nRestore it into live objects instead.",
                 path=self.path,
+                differences=match.differences,
+            )
+        match.apply()
+        return match.settle(value)
+
+    def into(self, component: str, like: Any) -> Any:
+        """One component as a new value with the structure of another, which is not changed.
+
+        For values that cannot be changed in place, such as Equinox modules, optax states and other
+        pytrees: `model = rk.open(path).into("policy", model)`. Where they are held by something
+        that can, such as attributes of `rk.Progress`, `rekindle.restore` of the holder does it.
+
+        Args:
+            component: Which one.
+            like: A value as the program has just built it: classes, functions, static fields and
+                devices are taken from it, and the shapes and types of its arrays must fit.
+
+        Raises:
+            MismatchError: It does not fit, or holds objects that can only be changed in place.
+        """
+        match = Match(Reader(self, verify=True), {}, is_apart=True)
+        with _malformed(self.path):
+            value = match.build(component, like)
+        if match.differences:
+            raise MismatchError(
+                f"{self.path}: {component} does not fit the given value. "
+                f"{plural(len(match.differences), 'difference')}:\n{listing(match.differences)}\n"
+                "Build it as it was when it was saved.",
+                path=self.path,
+                key=match.differences[0].key,
                 differences=match.differences,
             )
         match.apply()
@@ -362,13 +398,20 @@ def _converter(to: str, device: str | None) -> Callable[[Any, dict[str, Any]], A
         if device is not None:
             raise UnsupportedError(
                 f"to='numpy', device={device!r}: numpy arrays live in main memory. "
-                "Leave out device, or ask for to='torch'."
+                "Leave out device, or ask for to='torch' or to='jax'."
             )
         return None
     if to not in _CONVERTERS:
         known = ", ".join(("numpy", *_CONVERTERS))
         raise UnsupportedError(f"to={to!r}: expected one of {known}.", key="to")
-    convert = load_name(_CONVERTERS[to])
+    try:
+        convert = load_name(_CONVERTERS[to])
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"to={to!r}: expected {to} to be installed, found that it is not. "
+            f"Install it with `pip install rekindle[{to}]`.",
+            key="to",
+        ) from error
     return lambda array, node: convert(array, node, device)
 
 
@@ -574,8 +617,9 @@ def load(
     Args:
         path: A checkpoint, or a run (its newest checkpoint).
         components: Which to read; all of them when left out. Others are not opened.
-        to: `"numpy"`, or `"torch"` for tensors (text and dates, which torch lacks, stay numpy's).
-        device: Where tensors go.
+        to: `"numpy"`, or `"torch"` or `"jax"` for arrays of that library (text and dates, which
+            these lack, stay numpy's).
+        device: Where they go, such as `"cuda:0"`.
         verify: Whether to compare every byte read with its digest first.
 
     Raises:

@@ -91,6 +91,7 @@ class Walk:
     def __init__(self, exclude: Iterable[str] = ()) -> None:
         self.component = ""
         self._exclude = tuple(exclude)
+        self._grafted: list[Any] = []
         self._roots: dict[int, str] = {}
         self._seen: dict[int, _Seen] = {}
         self._lists: list[tuple[Any, Any, dict[str, Any]]] = []
@@ -134,6 +135,58 @@ class Walk:
             self.notes,
         )
 
+    def part(
+        self, component: str, items: Mapping[str, Any], exclude: Iterable[str] = ()
+    ) -> Captured:
+        """Capture values that are part of a component whose rest another walk captures.
+
+        Args:
+            component: The component that they are part of.
+            items: Values by their paths in it; the document's root has their nodes by path.
+            exclude: What the other walk leaves out, as it says.
+
+        Raises:
+            UnsupportedError: Some values cannot be data.
+        """
+        self.component = component
+        self._exclude = tuple(exclude)
+        self._names[component] = {}
+        root: dict[str, Any] = {}
+        document: dict[str, Any] = {"root": root}
+        with _uncollected():
+            for path, value in items.items():
+                self._put(root, path, value, path)
+            self._hoist_rest(document)
+        self._settle_lists()
+        if self._refusals:
+            raise _refused(self._refusals)
+        stored = self._settle_arrays().get(component, {})
+        return Captured(
+            {component: document}, {component: stored}, {}, self._excluded, self.notes
+        )
+
+    def graft(self, part: Captured) -> dict[str, Any]:
+        """Take in what another walk captured as part of the component that this one is in.
+
+        Returns:
+            The nodes of the values by their paths.
+        """
+        document = part.documents[self.component]
+        offset = self._next_id.get(self.component, 0)
+        self._next_id[self.component] = _renumber(document, self.component, offset)
+        self._grafted.extend(document.get("hoisted", ()))
+        for name, stored in part.arrays[self.component].items():
+            self._names[self.component].setdefault(name, 1)
+            self._held.append(_Held(self.component, name, {}, stored, stored.raw))
+        self._excluded.extend(part.excluded)
+        self.notes.extend(part.notes)
+        return document["root"]
+
+    @property
+    def exclude(self) -> tuple[str, ...]:
+        """Patterns of what is left out here."""
+        return self._exclude
+
     def _document(self, component: str, value: Any) -> dict[str, Any]:
         self.component = component
         self._names[component] = {}
@@ -143,6 +196,11 @@ class Walk:
             document["root"] = {"$ref": owner}
             return document
         self._place(document, "root", self._encode(value, ""))
+        self._hoist_rest(document)
+        return document
+
+    def _hoist_rest(self, document: dict[str, Any]) -> None:
+        """Write what was too deep, and what grafts had too deep, beside the root."""
         hoisted: list[Any] = []
         while self._later:
             value, path = self._later.pop(0)
@@ -150,9 +208,10 @@ class Walk:
             if isinstance(node, dict):
                 node["$id"] = self._numbers[id(value)]
             hoisted.append(node)
+        hoisted += self._grafted
+        self._grafted = []
         if hoisted:
             document["hoisted"] = hoisted
-        return document
 
     # ------------------------------------------------------------------ one value
 
@@ -400,6 +459,25 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def _renumber(document: dict[str, Any], component: str, offset: int) -> int:
+    """Add to the numbers of a document's shared values; the highest that there is then."""
+    highest = offset
+    prefix = f"{component}#"
+    pending: list[Any] = [document]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict):
+            if "$id" in node:
+                node["$id"] += offset
+                highest = max(highest, node["$id"])
+            if str(node.get("$ref", "")).startswith(prefix):
+                node["$ref"] = f"{prefix}{int(node['$ref'][len(prefix) :]) + offset}"
+            pending.extend(node.values())
+        elif isinstance(node, list):
+            pending.extend(node)
+    return highest
+
+
 def join(path: str, key: str) -> str:
     """A path one step further."""
     return f"{path}.{key}" if path else key
@@ -502,7 +580,8 @@ def _encode_dict(walk: Walk, value: dict[Any, Any], path: str) -> Any:
         walk.remember(value, node)
         for key, item in value.items():
             walk._put(node, escape(key), item, join(path, key))
-        return node
+        children = [child for key, child in node.items() if key != "$id"]
+        return _of_the_process(node, children, dict) if path else node
     node = walk.remember(value, {"$dict": []})
     node["$dict"] = _pairs(walk, value, path)
     return node
@@ -527,6 +606,20 @@ def _pairs(walk: Walk, value: Mapping[Any, Any], path: str) -> list[Any]:
 def _encode_list(walk: Walk, value: list[Any], path: str) -> Any:
     node = walk.remember(value, {"$list": []})
     node["$list"] = walk.elements(value, path)
+    return _of_the_process(node, node["$list"], list) if path else node
+
+
+def _of_the_process(node: dict[str, Any], children: list[Any], cls: type) -> dict[str, Any]:
+    """The node of a container; one of nothing but things of the process is such a thing itself.
+
+    Pictures that an environment loads when it first draws are an example: the live side may have
+    no such container yet.
+    """
+    if children and all(type(child) is dict and "$external" in child for child in children):
+        identity = {"$id": node["$id"]} if "$id" in node else {}
+        node.clear()
+        node.update(identity)
+        node["$external"] = label(cls)
     return node
 
 

@@ -69,6 +69,7 @@ class Match:
         roots: The live objects, by component.
         classes: Classes of records that the checkpoint may hold where the live side has none.
         keep: Patterns of paths to attributes that stay as they are.
+        is_apart: Whether live objects only guide, and what is matched with them is made anew.
     """
 
     def __init__(
@@ -77,11 +78,17 @@ class Match:
         roots: Mapping[str, Any],
         classes: Iterable[type] = (),
         keep: Iterable[str] = (),
+        *,
+        is_apart: bool = False,
     ) -> None:
         self._source = source
+        self._is_apart = is_apart
         self._keep_patterns = tuple(keep)
         self._roots = dict(roots)
         self._classes = {label(cls): cls for cls in classes}
+        self.options = {
+            "classes": tuple(self._classes.values()), "keep": self._keep_patterns,
+        }  # fmt: skip
         self._outcomes: dict[str, Any] = {}
         self._claimed: dict[int, str] = {}
         self._spans: list[tuple[int, int, str]] = []
@@ -113,7 +120,8 @@ class Match:
             if outcome is not live and not self._in_place(outcome, live):
                 self.differ(
                     "", f"an object that can be changed in place, of {_describe(outcome)}",
-                    _describe(live),
+                    f"{_describe(live)}, which cannot. Restore an object that holds it, such as "
+                    f"rk.Progress(), or take a new value from rk.open(path).into({name!r}, ...)",
                 )  # fmt: skip
 
     def _root(self, name: str, live: Any) -> Any:
@@ -130,13 +138,65 @@ class Match:
         except (ValueError, TypeError, RuntimeError):
             return False
 
-    def build(self, component: str) -> Any:
-        """First pass over a component that has no live object: all of it is new, from data."""
+    def build(self, component: str, like: Any = MISSING) -> Any:
+        """First pass over a component that has no live object: all of it is new, from data.
+
+        Where there is something `like` it, the structure of that is asked for.
+        """
         self.enter(component)
         assert self._document is not None
-        outcome = self.node(self._document.root, MISSING, "")
+        outcome = self.node(self._document.root, like, "", strict=like is not MISSING)
         self._finish()
         return outcome
+
+    def part(self, component: str, live: Mapping[str, Any]) -> dict[str, Any]:
+        """First pass over values that are part of a component; see `Walk.part`.
+
+        Args:
+            component: The component that they are part of.
+            live: The live values by their paths in it.
+
+        Returns:
+            What will stand in their places, by path.
+        """
+        self.enter(component)
+        assert self._document is not None
+        nodes = self._document.root
+        outcomes = {path: self.node(nodes[path], value, path) for path, value in live.items()}
+        self._finish()
+        return outcomes
+
+    def excerpt(self, nodes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, arrays.Stored]]:
+        """Nodes of the current component as a document of their own, and the arrays they name."""
+        assert self._document is not None
+        prefix = f"{self.component}#"
+        names: dict[str, None] = {}
+        known: set[int] = set()
+        referred: list[int] = []
+        hoisted: list[Any] = []
+        pending: list[Any] = list(nodes.values())
+        while pending or referred:
+            if not pending:
+                number = referred.pop()
+                if number not in known:
+                    hoisted.append(self._document.shared[number])
+                    pending.append(hoisted[-1])
+                continue
+            node = pending.pop()
+            if isinstance(node, dict):
+                if "$id" in node:
+                    known.add(node["$id"])
+                name = node.get("$view", node.get("$array"))
+                target = node.get("$ref", "")
+                if name is not None:
+                    names[name] = None
+                elif target.startswith(prefix):
+                    referred.append(int(target[len(prefix) :]))
+                pending.extend(node.values())
+            elif isinstance(node, list):
+                pending.extend(node)
+        document = {"root": dict(nodes), "hoisted": hoisted}
+        return document, {name: self._source.array(name) for name in names}
 
     def _finish(self) -> None:
         """Match what containers hold that were too deep, or inside a value not yet built."""
@@ -183,7 +243,7 @@ class Match:
 
     def claim(self, live: Any, path: str) -> bool:
         """Let a live object answer for the node at `path`; false when it answers for another."""
-        if id(live) in self._claimed:
+        if self._is_apart or id(live) in self._claimed:
             return False
         self._claimed[id(live)] = self.full(path)
         self._keep.append(live)
@@ -206,6 +266,8 @@ class Match:
             False when it overlaps another array's memory, or when the stored array is part of
             memory that others share and the live one is not, in the same way.
         """
+        if self._is_apart:
+            return False
         if array.size == 0:
             return True
         token = _memory_name(node)
@@ -429,8 +491,14 @@ class Match:
             elif tag_of(node) == "$excluded":
                 self.notes.append(f"{self.full(inner)}: left out of the checkpoint, and absent")
             else:
-                self.differ(inner, _kept_name(node), "nothing")
+                self._miss(node, inner)
         later(lambda: _refill(target, {**dict(outcomes), **extra}))
+
+    def _miss(self, node: Any, path: str) -> None:
+        """Note that nothing stands where the checkpoint holds only a name, unless it is noted."""
+        tag = tag_of(node) or ""
+        if tag in ("$excluded", "$external", "$part", "$ref"):
+            self.differ(path, f"what the checkpoint holds only by name, {node[tag]}", "nothing")
 
     def _tagged_dict(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
         name = node.get("class", "builtins:dict")
@@ -451,7 +519,11 @@ class Match:
             keys = self._keys(nodes, guess, join(path, "keys()"))
             if cls is collections.defaultdict:
                 self._factory(node.get("factory"), target, live, join(path, "default_factory"))
-            pairs = list(zip(keys, [value for _, value in node["$dict"]], strict=True))
+            pairs = [
+                (key, value)
+                for key, (_, value) in zip(keys, node["$dict"], strict=True)
+                if key is not MISSING
+            ]
             self._fill_dict(pairs, target, live, path, strict, self._hashing.append)
 
         self._descend(match)
@@ -500,7 +572,7 @@ class Match:
 
         def match() -> None:
             outcomes = self._each(nodes, live, path, strict)
-            self.later(lambda: _refill(target, outcomes))
+            self._refill_row(target, live, outcomes)
 
         self._descend(match)
         return target
@@ -513,9 +585,15 @@ class Match:
             inner = join(path, str(index))
             outcome = self.node(child, padded[index], inner, strict=strict)
             if outcome is MISSING:
-                self.differ(inner, _kept_name(child), "nothing")
+                self._miss(child, inner)
             outcomes.append(outcome)
         return outcomes
+
+    def _refill_row(self, target: Any, live: Any, outcomes: list[Any]) -> None:
+        """Put items into a list or deque; a live one where some are missing stays as it is."""
+        present = _present(outcomes)
+        if target is not live or len(present) == len(outcomes):
+            self.later(lambda: _refill(target, present))
 
     def _deque(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
         maxlen = node.get("maxlen")
@@ -525,7 +603,7 @@ class Match:
 
         def match() -> None:
             outcomes = self._each(node["$deque"], live, path, strict=False)
-            self.later(lambda: _refill(target, outcomes))
+            self._refill_row(target, live, outcomes)
 
         self._descend(match)
         return target
@@ -534,7 +612,7 @@ class Match:
         target = self._target(node, live, path, set, set())
 
         def match() -> None:
-            outcomes = self._members(node["$set"], live, path)
+            outcomes = _present(self._members(node["$set"], live, path))
             self._hashing.append(lambda: _refill(target, outcomes))
 
         self._descend(match)
@@ -550,18 +628,21 @@ class Match:
         _check_hashable(outcomes)
         for child, outcome in zip(nodes, outcomes, strict=True):
             if outcome is MISSING:
-                self.differ(path, _kept_name(child), "nothing")
+                self._miss(child, path)
         return outcomes
 
     def _frozenset(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
-        built = frozenset(self._parts(node, lambda: self._members(node["$frozenset"], live, path)))
+        outcomes = self._parts(node, lambda: self._members(node["$frozenset"], live, path))
+        built = frozenset(_present(outcomes))
         same = type(live) is frozenset and {*map(id, live)} == {*map(id, built)}
         return self.register(node, live if same and self.claim(live, path) else built)
 
     def _tuple(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
         found = live if type(live) is tuple else ()
+        if strict and found and len(found) != len(node["$tuple"]):
+            self.differ(path, f"a tuple of {len(node['$tuple'])}", f"one of {len(found)}")
         outcomes = self._parts(node, lambda: self._each(node["$tuple"], found, path, strict))
-        return self.register(node, self._same_or(live, tuple(outcomes), path))
+        return self.register(node, self._same_or(live, tuple(_present(outcomes)), path))
 
     def _parts(self, node: dict[str, Any], match: Callable[[], list[Any]]) -> list[Any]:
         """Outcomes for what an immutable value holds; it is there only when they are."""
@@ -595,6 +676,9 @@ class Match:
         cls = self._class(name, live, path, _is_namedtuple)
         if cls is None:
             return live
+        if strict and _is_namedtuple(type(live)) and type(live) is not cls:
+            self.differ(path, f"an object of class {name}", _describe(live))
+            return live
         fields = {unescape(key): child for key, child in node["fields"].items() if key != "$id"}
         if list(fields) != list(cls._fields):
             self.differ(path, f"fields {list(fields)}", f"fields {list(cls._fields)} of {name}")
@@ -608,6 +692,8 @@ class Match:
                 for key, child in fields.items()
             ],
         )
+        if len(_present(outcomes)) != len(outcomes):
+            return self.register(node, live)
         return self.register(node, self._same_or(live, tuple.__new__(cls, outcomes), path))
 
     def _bytearray(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
@@ -628,7 +714,8 @@ class Match:
 
         def match() -> None:
             outcomes = self._each(node["$objects"], found, path, strict)
-            self.later(lambda: _refill_array(target, outcomes))
+            if len(_present(outcomes)) == len(outcomes):
+                self.later(lambda: _refill_array(target, outcomes))
 
         self._descend(match)
         return target
@@ -653,8 +740,9 @@ class Match:
 
     def _is_buildable(self, cls: type) -> bool:
         """Whether objects of a class can be made from their attributes alone."""
-        is_asked_for = self._classes.get(label(cls)) is cls and native_reason(cls) is None
-        return dataclasses.is_dataclass(cls) or is_asked_for
+        if dataclasses.is_dataclass(cls) or cls is types.SimpleNamespace:
+            return True
+        return self._classes.get(label(cls)) is cls and native_reason(cls) is None
 
     def _object(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
         name = node["$object"]
@@ -662,19 +750,22 @@ class Match:
             cls = self._class(name, live, path, self._is_buildable)
             return self.register(node, live if cls is None else self._build(node, cls, path))
         if _is_immutable(live):
-            return self._build(node, type(live), path, live)
+            return self._build(node, type(live), path, live, strict)
         if not self.claim(live, path):
             if self._is_buildable(type(live)):
                 return self._build(node, type(live), path)
-            self.differ(
-                path,
-                f"an object of its own, of class {name}",
-                f"the one that already stands for {self._claimed[id(live)]}",
-            )
+            self.differ(path, f"an object of its own, of class {name}", self._taken(live))
             return self.register(node, live)
         self.register(node, live)
         self._descend(lambda: self._match_object(node, live, path, strict))
         return live
+
+    def _taken(self, live: Any) -> str:
+        """Why a live object cannot answer for a node, in words."""
+        other = self._claimed.get(id(live))
+        if other is None:
+            return f"{_describe(live)}, which only restore can fill"
+        return f"the one that already stands for {other}"
 
     def _match_object(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> None:
         if "items" in node:
@@ -695,7 +786,14 @@ class Match:
         else:
             self._refills.append(lambda: _refill(live, outcome))
 
-    def _build(self, node: dict[str, Any], cls: type, path: str, live: Any = MISSING) -> Any:
+    def _build(
+        self,
+        node: dict[str, Any],
+        cls: type,
+        path: str,
+        live: Any = MISSING,
+        strict: bool = False,
+    ) -> Any:
         """A new object from its items and attributes; no code of its class runs.
 
         The live one, if it is given and immutable, when nothing in it would be another.
@@ -704,7 +802,8 @@ class Match:
             token = f"{self.component}#{node['$id']}" if "$id" in node else None
             with self._unfinished(token):
                 shell = self._shell(node, cls, path, live)
-                outcomes = self._match_attributes(node, shell, path, attributes_of(live))
+                found = attributes_of(live)
+                outcomes = self._match_attributes(node, shell, path, found, strict)
             same = _is_same(shell, live, outcomes) and self.claim(live, path)
             return self.register(node, live if same else shell)
         shell = self.register(node, self._shell(node, cls, path, MISSING))
@@ -719,7 +818,8 @@ class Match:
         """A new object that has its items, now or later, and no attributes yet."""
         base = container_of(cls)
         if base is None:
-            return object.__new__(cls)
+            is_namespace = issubclass(cls, types.SimpleNamespace)
+            return types.SimpleNamespace.__new__(cls) if is_namespace else object.__new__(cls)
         if base in IMMUTABLE:
             content = MISSING if live is MISSING else plain_content(live)
             [items] = self._parts(node, lambda: [self.node(node["items"], content, path)])
@@ -730,14 +830,19 @@ class Match:
         return shell
 
     def _match_attributes(
-        self, node: dict[str, Any], shell: Any, path: str, found: dict[str, Any]
+        self,
+        node: dict[str, Any],
+        shell: Any,
+        path: str,
+        found: dict[str, Any],
+        strict: bool = False,
     ) -> dict[str, Any]:
         outcomes: dict[str, Any] = {}
         for key, child in node["attributes"].items():
             name = unescape(key)
             if name != "$id":
                 inner = join(path, name)
-                outcomes[name] = self.node(child, found.get(name, MISSING), inner)
+                outcomes[name] = self.node(child, found.get(name, MISSING), inner, strict=strict)
                 self._set_built(shell, name, outcomes[name], inner)
         return outcomes
 
@@ -781,14 +886,12 @@ class Match:
                 self.differ(path, f"an object of class {node['class']}", _describe(live))
                 return self.register(node, live)
             missing = True
-        if missing or not self.claim(live, path):
+        if missing or not (adapter.is_frozen or self.claim(live, path)):
             build = getattr(adapter, "build", None)
             if build is not None:
                 return self.register(node, build(node, self, path))
-            claimed = "" if missing else f" that already stands for {self._claimed[id(live)]}"
-            self.differ(
-                path, f"an object of class {node['class']} of its own", _describe(live) + claimed
-            )
+            found = _describe(live) if missing else self._taken(live)
+            self.differ(path, f"an object of class {node['class']} of its own", found)
             return self.register(node, live)
         self.register(node, live)
         return self.register(node, adapter.restore(node, live, self, path))
@@ -953,6 +1056,8 @@ class Match:
         same = len(parts) == len(outcomes) and all(map(operator.is_, parts, outcomes))
         if same and list(nodes) == list(live.keywords) and self.claim(live, path):
             return self.register(node, live)
+        if len(_present(outcomes)) != len(outcomes):
+            return self.register(node, live)
         first = 1 + len(node["args"])
         keywords = dict(zip(nodes, outcomes[first:], strict=True))
         return self.register(node, functools.partial(*outcomes[:first], **keywords))
@@ -963,7 +1068,7 @@ class Match:
         return live
 
     def _left_alone(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
-        return live
+        return self.register(node, live)
 
 
 _MATCHERS: dict[str, Callable[[Match, dict[str, Any], Any, str, bool], Any]] = {
@@ -1059,10 +1164,8 @@ def _has_strides(array: np.ndarray[Any, Any], strides: list[int]) -> bool:
     )
 
 
-def _kept_name(node: Any) -> str:
-    """What a node stands for of which the checkpoint holds only the name."""
-    tag = tag_of(node) or ""
-    return f"what the checkpoint leaves out, of {node[tag]}"
+def _present(outcomes: list[Any]) -> list[Any]:
+    return [outcome for outcome in outcomes if outcome is not MISSING]
 
 
 def _strides(array: np.ndarray[Any, Any]) -> list[int] | None:

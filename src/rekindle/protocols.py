@@ -21,6 +21,8 @@ class Adapter:
     """Components are walked in this order; 0 for what gives tensors their names."""
     is_value: bool = False
     """Whether objects are immutable values: `capture` returns the whole node, `build` makes it."""
+    is_frozen: bool = False
+    """Whether objects are immutable, so that `restore` returns a new one made like the live one."""
     must_match: bool = True
     """Whether a live object of another class is an error rather than replaced by a new one."""
 

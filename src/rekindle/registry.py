@@ -10,6 +10,8 @@ import importlib
 from functools import cache
 from typing import Any
 
+from rekindle.errors import MissingDependencyError
+
 ADAPTERS: dict[str, str] = {
     # Written as: class of the live object -> module:attribute of its adapter.
     "torch.Tensor": "rekindle.adapters.torch_values:TENSOR",
@@ -21,12 +23,35 @@ ADAPTERS: dict[str, str] = {
     "torch.nn.modules.module.Module": "rekindle.adapters.torch_module:MODULE",
     "torch.optim.optimizer.Optimizer": "rekindle.adapters.torch_optim:OPTIMIZER",
     "torch.amp.grad_scaler.GradScaler": "rekindle.adapters.torch_optim:SCALER",
+    "jax.jaxlib._jax.Array": "rekindle.adapters.jax_values:ARRAY",
+    "jax.Array": "rekindle.adapters.jax_values:ARRAY",
+    "jax._src.core.Tracer": "rekindle.adapters.jax_values:ARRAY",
+    "jaxlib._jax.PjitFunction": "rekindle.adapters.jax_values:FUNCTION",
+    "jaxlib.xla_extension.PjitFunction": "rekindle.adapters.jax_values:FUNCTION",
+    "jax._src.custom_derivatives.custom_jvp": "rekindle.adapters.jax_values:FUNCTION",
+    "jax._src.custom_derivatives.custom_vjp": "rekindle.adapters.jax_values:FUNCTION",
+    "jax.numpy.ufunc": "rekindle.adapters.jax_values:FUNCTION",
+    "equinox._jit._JitWrapper": "rekindle.adapters.jax_values:FUNCTION",
+    "optax._src.base.GradientTransformation": "rekindle.adapters.jax_values:TRANSFORMATION",
+    "flax.nnx.variablelib.Variable": "rekindle.adapters.jax_values:VARIABLE",
+    "flax.linen.module.Module": "rekindle.adapters.jax_values:LINEN",
+    "equinox._module._module.Module": "rekindle.adapters.equinox:MODULE",
+    "equinox._module.Module": "rekindle.adapters.equinox:MODULE",
+    "equinox.nn._stateful.State": "rekindle.adapters.equinox:STATE",
+    "jaxlib._jax.Device": "rekindle.adapters.external:EXTERNAL",
+    "jaxlib._jax.Sharding": "rekindle.adapters.external:EXTERNAL",
+    "jaxlib._jax.pytree.PyTreeDef": "rekindle.adapters.external:EXTERNAL",
+    "jax._src.mesh.BaseMesh": "rekindle.adapters.external:EXTERNAL",
+    "jax._src.dtypes.ExtendedDType": "rekindle.adapters.external:EXTERNAL",
+    "jax._src.stages.Stage": "rekindle.adapters.external:EXTERNAL",
+    "jax._src.core.OpaqueTraceState": "rekindle.adapters.external:EXTERNAL",
     "random.Random": "rekindle.adapters.generators:PYTHON",
     "numpy.random._generator.Generator": "rekindle.adapters.generators:NUMPY_GENERATOR",
     "numpy.random.bit_generator.BitGenerator": "rekindle.adapters.generators:NUMPY_BITS",
     "numpy.random.mtrand.RandomState": "rekindle.adapters.generators:NUMPY_LEGACY",
     "numpy.random.bit_generator.SeedSequence": "rekindle.adapters.generators:SEED_SEQUENCE",
     "rekindle.adapters.generators.GlobalRNG": "rekindle.adapters.generators:GLOBAL",
+    "rekindle.environments.Stateful": "rekindle.adapters.declared:STATE",
     "gymnasium.spaces.space.Space": "rekindle.adapters.gymnasium:SPACE",
     "gymnasium.envs.registration.EnvSpec": "rekindle.adapters.gymnasium:SPEC",
     "mujoco._structs.MjData": "rekindle.adapters.mujoco:DATA",
@@ -46,7 +71,14 @@ ADAPTERS: dict[str, str] = {
     "minigrid.core.world_object.WorldObj": "rekindle.adapters.minigrid:OBJECT",
     "minigrid.envs.babyai.core.verifier.Instr": "rekindle.adapters.minigrid:OBJECT",
     "minigrid.envs.babyai.core.verifier.ObjDesc": "rekindle.adapters.minigrid:OBJECT",
-    "Box2D.Box2D.b2World": "rekindle.adapters.box2d:WORLD",
+    "gymnasium.envs.box2d.lunar_lander.LunarLander": "rekindle.adapters.box2d:LANDER",
+    "gymnasium.envs.box2d.bipedal_walker.BipedalWalker": "rekindle.adapters.box2d:REFUSED",
+    "gymnasium.envs.box2d.car_racing.CarRacing": "rekindle.adapters.box2d:REFUSED",
+    "Box2D.Box2D.b2World": "rekindle.adapters.box2d:REFUSED",
+    "Box2D.Box2D.b2Body": "rekindle.adapters.box2d:REFUSED",
+    "Box2D.Box2D.b2Fixture": "rekindle.adapters.box2d:REFUSED",
+    "Box2D.Box2D.b2Joint": "rekindle.adapters.box2d:REFUSED",
+    "Box2D.Box2D.b2ContactListener": "rekindle.adapters.box2d:REFUSED",
     "stable_baselines3.common.vec_env.subproc_vec_env.SubprocVecEnv": (
         "rekindle.adapters.workers:SUBPROC"
     ),
@@ -80,7 +112,12 @@ def label(cls: type) -> str:
 
 @cache
 def adapter_for(cls: type) -> Any | None:
-    """The adapter of a class, found by the names in its method resolution order, or None."""
+    """The adapter of a class, found by the names in its method resolution order, or None.
+
+    A class that declares its own state (`rekindle_state = True`) comes before all others.
+    """
+    if getattr(cls, "rekindle_state", False) is True:
+        return load(ADAPTERS["rekindle.environments.Stateful"])
     for base in cls.__mro__:
         target = ADAPTERS.get(f"{base.__module__}.{base.__qualname__}")
         if target is not None:
@@ -105,7 +142,13 @@ def adapter_named(name: str) -> Any | None:
         module = target.partition(":")[0].rpartition(".")[2]
         if module.partition("_")[0] != prefix:
             continue
-        adapter = load(target)
+        try:
+            adapter = load(target)
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(
+                f"{name}: expected the package {error.name!r}, which this part of the checkpoint "
+                "was written with, found none. Install it."
+            ) from error
         if adapter.name == name:
             return adapter
     return None

@@ -15,7 +15,7 @@ import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -58,6 +58,11 @@ class Progress:
         """Gradient updates."""
         self.episodes = 0
         """Finished episodes."""
+
+    if TYPE_CHECKING:  # a loop may set whatever it has to remember
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: Any) -> None: ...
 
     def __repr__(self) -> str:
         content = ", ".join(f"{key}={value!r}"[:60] for key, value in vars(self).items())

@@ -41,7 +41,10 @@ from rekindle.state import tag_of, unescape
 try:
     import torch
     from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.buffers import BaseBuffer
     from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.noise import ActionNoise
+    from stable_baselines3.common.policies import BasePolicy
     from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 except ImportError as error:
     raise MissingDependencyError(
@@ -51,6 +54,10 @@ except ImportError as error:
 
 _PACKAGES = ("stable_baselines3", "sb3_contrib", "torch.nn", "torch.optim")
 """Whose classes a checkpoint may name without the caller passing them."""
+_KINDS = (BaseAlgorithm, BaseBuffer, ActionNoise, torch.nn.Module, torch.optim.Optimizer)
+"""What those classes must be."""
+_SCHEDULES = "stable_baselines3.common.utils"
+"""Where SB3 keeps its schedules, which have no base class."""
 
 
 def components(model: BaseAlgorithm) -> dict[str, Any]:
@@ -150,7 +157,7 @@ class Checkpoint(BaseCallback):
         return self._run
 
     def _on_training_start(self) -> None:
-        self._learn = sys._getframe(2)
+        self._learn = _frame_of_learn(self.model)
         self._run = self._open_run()
         self._progress.iteration = 0  # type: ignore[attr-defined]
         self._progress.finished = False  # type: ignore[attr-defined]
@@ -222,6 +229,19 @@ class Checkpoint(BaseCallback):
         self.run.save(metrics=self._metrics())
         self.run.close()
         self._learn = None
+
+
+def _frame_of_learn(model: BaseAlgorithm) -> FrameType:
+    """The running loop of `model.learn`: the innermost, where a subclass calls its base's."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "learn" and frame.f_locals.get("self") is model:
+            return frame
+        frame = frame.f_back
+    raise UnsupportedError(
+        "rekindle.sb3.Checkpoint: expected to be called by model.learn, found no such call. "
+        "Pass it as callback= to learn."
+    )
 
 
 def set_local(frame: FrameType, name: str, value: Any) -> None:
@@ -369,13 +389,13 @@ def load(
 @contextlib.contextmanager
 def _generators_kept() -> Iterator[None]:
     """Put the global generators back after SB3's constructor has seeded them anew."""
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    python, legacy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         try:
             yield
         finally:
             random.setstate(python)
-            np.random.set_state(legacy)  # noqa: NPY002
+            np.random.set_state(legacy)
 
 
 class _Builder:
@@ -397,8 +417,8 @@ class _Builder:
 
     def model(self, env: Any, device: str) -> Any:
         """Construct the model, set up but not yet restored."""
-        cls = self._class(self._document["class"], "agent")
-        policy = self._class(self._stored["policy"], "policy")
+        cls = self._class(self._document["class"], "agent", BaseAlgorithm)
+        policy = self._class(self._stored["policy"], "policy", BasePolicy)
         arguments = {
             name: self._replace[name] if name in self._replace else self._value(node, name)
             for name, node in self._stored["arguments"].items()
@@ -437,18 +457,26 @@ class _Builder:
         model.n_envs = wrapped.num_envs
         model._vec_normalize_env = unwrap_vec_normalize(wrapped)
 
-    def _class(self, name: str, where: str) -> Any:
+    def _class(self, name: str, where: str, base: type | None = None) -> Any:
         """A class by its label: passed in, or one of SB3's and torch's own that are loaded."""
-        found = self.classes.get(name)
-        if found is None and name.startswith(tuple(f"{package}" for package in _PACKAGES)):
-            if name.startswith("sb3_contrib"):
-                _import_contrib()
-            module, _, qualified = name.partition(":")
-            found = getattr(sys.modules.get(module), qualified, None)
-        if not isinstance(found, type):
-            self._missing.append((where, f"the class {name}"))
+        found = self.classes.get(name) or self._own_class(name)
+        if not isinstance(found, type) or (base is not None and not issubclass(found, base)):
+            kind = "" if base is None else f", a subclass of {base.__name__}"
+            self._missing.append((where, f"the class {name}{kind}"))
             return None
         return found
+
+    def _own_class(self, name: str) -> Any:
+        """A class of the known packages; only of the kinds that a model is made of."""
+        module, _, qualified = name.partition(":")
+        if not any(module == package or module.startswith(f"{package}.") for package in _PACKAGES):
+            return None
+        if module.startswith("sb3_contrib"):
+            _import_contrib()
+        found = getattr(sys.modules.get(module), qualified, None)
+        if not isinstance(found, type) or found.__module__ != module:
+            return None
+        return found if issubclass(found, _KINDS) or module == _SCHEDULES else None
 
     def _value(self, node: Any, where: str) -> Any:
         """A constructor argument: plain data, with classes looked up among the known ones."""

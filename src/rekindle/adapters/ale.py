@@ -2,8 +2,9 @@
 
 Source: ale-py 0.12, `ALEInterface.cloneSystemState`, `ALEState.serialize`. The state is the
 emulator's own record of its chips: numbers and names that its C++ code reads back, nothing that
-Python would run. What is on the screen is no part of it: a picture asked for between a restore and
-the next step is the old one.
+Python would run. That code checks names and ends, not every number, so bytes made to harm could
+crash it: restore only checkpoints from people you trust. What is on the screen is no part of the
+state: a picture asked for between a restore and the next step is the old one.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ from rekindle.match import MISSING, Match
 from rekindle.protocols import Adapter
 from rekindle.registry import label
 
+_MOST_CHILDREN = 10_000
+"""How many children are spawned one by one to catch up; beyond it a new seed is made."""
 _BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 
 
@@ -36,7 +38,27 @@ def _python_state(generator: Any) -> dict[str, Any]:
 
 
 def _python_tuple(state: dict[str, Any]) -> tuple[Any, ...]:
-    return (state["version"], tuple(int(word) for word in state["words"]), state["gauss"])
+    """The state as `random` takes it, tried on a generator that nobody uses."""
+    found = (state["version"], tuple(int(word) for word in state["words"]), state["gauss"])
+    random.Random().setstate(found)
+    return found
+
+
+def _numpy_state(value: Any) -> Any:
+    """A state of a bit generator or of `RandomState`, tried on a generator that nobody uses."""
+    name = value["bit_generator"]
+    if name not in _BIT_GENERATORS:
+        return value
+    # numpy takes any position, and reads its words at it without looking.
+    places = value["state"].get("pos", 0), value.get("buffer_pos", 0)
+    if not 0 <= places[0] <= 624 or not 0 <= places[1] <= 4:
+        raise ValueError(f"a position outside the words of {name}")
+    bits = getattr(np.random, name)(0)
+    if "has_gauss" in value:
+        np.random.RandomState(bits).set_state(value)
+    else:
+        bits.state = value
+    return value
 
 
 class PythonRandom(Adapter):
@@ -86,7 +108,9 @@ class BitGenerator(Adapter):
 
     def restore(self, node: dict[str, Any], live: Any, match: Match, path: str) -> Any:
         """Set the state and the seed in place."""
-        state = match.value(node["state"])
+        state = _numpy_state(match.value(node["state"]))
+        if state["bit_generator"] != type(live).__name__:
+            raise ValueError(f"a state of {state['bit_generator']} for {node['class']}")
         match.later(functools.partial(setattr, live, "state", state))
         if "seed" not in node:
             return live
@@ -105,7 +129,7 @@ class BitGenerator(Adapter):
 
     def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
         """A new one of the named kind, among numpy's own."""
-        state = match.value(node["state"])
+        state = _numpy_state(match.value(node["state"]))
         name = state["bit_generator"]
         if name not in _BIT_GENERATORS:
             match.differ(path, f"one of {', '.join(_BIT_GENERATORS)}", str(name))
@@ -151,14 +175,14 @@ class LegacyGenerator(Adapter):
 
     def restore(self, node: dict[str, Any], live: Any, match: Match, path: str) -> Any:
         """Set the state in place."""
-        state = match.value(node["state"])
+        state = _numpy_state(match.value(node["state"]))
         if _same_kind(state, live.get_state(legacy=False), match, path):
             match.later(functools.partial(live.set_state, state))
         return live
 
     def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
         """A new one with this state."""
-        state = match.value(node["state"])
+        state = _numpy_state(match.value(node["state"]))
         if state["bit_generator"] not in _BIT_GENERATORS:
             match.differ(path, f"one of {', '.join(_BIT_GENERATORS)}", state["bit_generator"])
             return None
@@ -180,7 +204,7 @@ class SeedSequence(Adapter):
         """Spawn as many children as had been; a new one where the live one is another."""
         state = match.value(node["state"])
         missing = state["n_children_spawned"] - live.n_children_spawned
-        if missing < 0 or _origin(state) != _origin(live.state):
+        if not 0 <= missing <= _MOST_CHILDREN or _origin(state) != _origin(live.state):
             return np.random.SeedSequence(**state)
         if missing:
             match.later(lambda: live.spawn(missing))
@@ -232,7 +256,7 @@ class Global(Adapter):
         state = match.value(node["state"])
         match.later(functools.partial(random.setstate, _python_tuple(state["python"])))
         legacy = np.random.get_state(legacy=False)
-        if _same_kind(state["numpy"], legacy, match, join(path, "numpy")):
+        if _same_kind(_numpy_state(state["numpy"]), legacy, match, join(path, "numpy")):
             match.later(functools.partial(np.random.set_state, state["numpy"]))
         torch = sys.modules.get("torch")
         if "torch" in state and torch is None:

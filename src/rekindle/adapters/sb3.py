@@ -112,8 +112,8 @@ _CALLBACK = frozenset(("locals", "globals", "model", "parent", "_logger"))
 ALGORITHM = Algorithm("sb3.algorithm", frozenset(("start_time", "tensorboard_log", "verbose",
                                                   "_custom_logger")))  # fmt: skip
 BUFFER = Attributes("sb3.buffer", strict=True)
-ROLLOUT = Rollout("sb3.rollout")
-VEC_ENV = Attributes("sb3.vec_env", frozenset(("class_attributes",)))
+ROLLOUT = Rollout("sb3.rollout", frozenset(("pad", "pad_and_flatten")))
+VEC_ENV = Attributes("sb3.vec_env", frozenset(("class_attributes", "t_start", "results_writer")))
 MONITOR = Attributes("sb3.monitor", frozenset(("t_start", "results_writer")))
 CALLBACK = Attributes("sb3.callback", _CALLBACK)
 OWN_CALLBACK = OwnCallback("sb3.own_callback")

@@ -126,7 +126,7 @@ class Tensor(Adapter):
         if lazy:
             data = data.resolve_conj().resolve_neg()
         try:
-            raw, code, fields = to_numpy(data if on_cpu else data.cpu())
+            raw, code, fields = to_numpy(data if on_cpu or data.is_meta else data.cpu())
         except TypeError as error:
             walk.refuse(path, str(error))
             return {}
@@ -370,17 +370,16 @@ def convert(array: np.ndarray[Any, Any], node: dict[str, Any], device: str | Non
 class Distribution(Attributes):
     """`torch.distributions`: parameters, and what was computed from them so far.
 
-    One that the live side has not made yet is built, since its class is torch's own and it has no
-    state but its attributes.
+    One that the live side has not made yet is built: a distribution of a class that the program
+    has loaded, which has no state but its attributes, and none of whose code runs.
     """
 
     def build(self, node: dict[str, Any], match: Match, path: str) -> Any:
-        """A new distribution of the named class of torch, from its attributes."""
+        """A new distribution of the named class, from its attributes."""
         module, _, name = node["class"].partition(":")
         cls: Any = getattr(sys.modules.get(module), name, None)
-        is_torch = module.startswith("torch.distributions.") and isinstance(cls, type)
-        if not is_torch or not issubclass(cls, torch.distributions.Distribution):
-            match.differ(path, f"a distribution of torch, {node['class']}", "none of this name")
+        if not isinstance(cls, type) or not issubclass(cls, torch.distributions.Distribution):
+            match.differ(path, f"a distribution of class {node['class']}", "none of this name")
             return None
         shell = match.register(node, object.__new__(cls))
         match.attributes(node["state"], shell, path)

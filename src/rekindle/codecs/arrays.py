@@ -69,9 +69,7 @@ def encode(array: Array) -> tuple[Stored, dict[str, Any]]:
     """
     extra: dict[str, Any] = {}
     shape = array.shape
-    if 0 in array.strides and any(
-        s == 0 and n > 1 for s, n in zip(array.strides, shape, strict=True)
-    ):
+    if array.size and any(s == 0 and n > 1 for s, n in zip(array.strides, shape, strict=True)):
         extra["shape"] = list(shape)
         array = array[tuple(slice(0, 1) if s == 0 else slice(None) for s in array.strides)]
     code = _CODE_OF.get(array.dtype.str)
@@ -156,11 +154,7 @@ def _bits_dtype(code: str) -> np.dtype[Any]:
     """numpy's name for a type it lacks: `ml_dtypes`' where loaded, else a field of raw bits."""
     name = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
             "F8_E8M0": "float8_e8m0fnu"}[code]  # fmt: skip
-    try:
-        import ml_dtypes
-    except ImportError:
-        return np.dtype([(name, CODES[code])])
-    return np.dtype(getattr(ml_dtypes, name))
+    return dtypes.extended(name)
 
 
 def restride(array: Array, strides: list[int]) -> Array:

@@ -12,6 +12,31 @@ from rekindle.errors import FormatError
 _SIMPLE = re.compile(r"[<>|=]([biufc]\d{1,2}|[SUV]\d{1,9}|[mM]8(\[\d*[A-Za-zμ]{1,7}\])?)")
 
 
+EXTENDED = {
+    "bfloat16": np.dtype("<u2"),
+    **dict.fromkeys(
+        (
+            "float8_e3m4", "float8_e4m3", "float8_e4m3b11fnuz", "float8_e4m3fn", "float8_e4m3fnuz",
+            "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu", "float4_e2m1fn",
+            "int2", "int4", "uint2", "uint4",
+        ),
+        np.dtype("u1"),
+    ),
+}  # fmt: skip
+"""Types that numpy lacks and `ml_dtypes` adds, with the numpy type that holds their bits."""
+
+
+def extended(name: str) -> np.dtype[Any]:
+    """A type of `EXTENDED`: `ml_dtypes`' own where installed, else a field of raw bits."""
+    bits = EXTENDED[name]
+    try:
+        import ml_dtypes
+    except ImportError:
+        return np.dtype([(name, bits)])
+    found = getattr(ml_dtypes, name, None)
+    return np.dtype([(name, bits)]) if found is None else np.dtype(found)
+
+
 def describe(dtype: np.dtype[Any]) -> Any:
     """A dtype as JSON; `build` gives an equal one.
 

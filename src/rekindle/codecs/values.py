@@ -122,11 +122,16 @@ def encode_scalar(value: np.generic) -> Any:
 
 def _encode_dtype(value: np.dtype[Any]) -> Any:
     # As a value only: the dtype of no stored array, whose bytes would be taken for addresses.
+    if value.name in dtypes.EXTENDED:
+        return {"$dtype": value.name}
     return {"$dtype": "|O" if value.kind == "O" else dtypes.describe(value)}
 
 
 def _decode_dtype(node: dict[str, Any]) -> np.dtype[Any]:
-    return np.dtype(object) if node["$dtype"] == "|O" else dtypes.build(node["$dtype"])
+    name = node["$dtype"]
+    if isinstance(name, str) and name in dtypes.EXTENDED:
+        return dtypes.extended(name)
+    return np.dtype(object) if name == "|O" else dtypes.build(name)
 
 
 def _decode_scalar(node: dict[str, Any]) -> Any:
@@ -272,7 +277,9 @@ def decode(node: Any) -> Any:
         return decoder(node)
     except FormatError:
         raise
-    except (ValueError, TypeError, KeyError, OverflowError, ArithmeticError, LookupError) as error:
+    except (
+        ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error,
+    ) as error:  # fmt: skip
         raise FormatError(
             f"expected a value tagged {tag}, found {str(node)[:80]} ({error}). "
             "The document is malformed."

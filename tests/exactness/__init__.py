@@ -1,0 +1,1 @@
+"""The matrix behind `make exactness`: every case is trained, killed, resumed and compared."""
