@@ -1,4 +1,4 @@
-"""Bytes on disk are whole, flushed and where they belong; or an error says so, and they are gone."""
+"""Bytes on disk are whole, flushed and where they belong, or an error says so and they are gone."""
 
 from __future__ import annotations
 
@@ -168,13 +168,20 @@ def test_a_file_system_that_cannot_reserve_space_is_written_all_the_same(
 
 @linux
 def test_a_disk_without_the_room_is_refused_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_fallocate", lambda: lambda fd, size: errno.ENOSPC)
+    asked: list[int] = []
+
+    def full(fd: int, size: int) -> int:
+        asked.append(size)
+        return errno.ENOSPC
+
+    monkeypatch.setattr(files, "_fallocate", lambda: full)
     monkeypatch.setattr(os, "pwrite", lambda *_: pytest.fail("it wrote"))
     before = num_open_files()
-    try:
-        Output(tmp_path / "x", LARGE).abandon()
-    except OSError as error:
-        assert error.errno == errno.ENOSPC  # noqa: PT017 - not raised where O_DIRECT is missing
+    error = outcome(lambda: Output(tmp_path / "x", LARGE).abandon())
+    if not asked:
+        pytest.skip("this file system has no direct I/O")
+    assert isinstance(error, OSError)
+    assert error.errno == errno.ENOSPC
     assert num_open_files() == before
 
 
@@ -473,9 +480,7 @@ def test_a_name_that_could_leave_the_checkpoint_is_refused(tmp_path, name):
         files.open_inside(tmp_path, name)
 
 
-@pytest.mark.parametrize(
-    "name", ["x", "a/b/x.safetensors", "..x", "a..b/...", "with ünïcode"]
-)
+@pytest.mark.parametrize("name", ["x", "a/b/x.safetensors", "..x", "a..b/...", "with ünïcode"])
 def test_a_plain_name_is_accepted(tmp_path, name):
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)

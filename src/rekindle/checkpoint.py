@@ -638,6 +638,9 @@ def restore(
 ) -> RestoreReport:
     """Put a checkpoint's state into live objects that the caller has just built, in place.
 
+    What cannot be changed (tuples, arrays of JAX, Equinox modules) is replaced in the object that
+    holds it. Such a value as a component of its own is refused: `Checkpoint.into` returns it.
+
     Args:
         path: A checkpoint, or a run (its newest checkpoint).
         strict: Whether anything that is missing or does not fit is an error. Nothing is changed

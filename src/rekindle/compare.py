@@ -167,7 +167,11 @@ def _side(holder: dict[str, Any], key: str) -> str:
 
 
 def _distance(one: np.ndarray[Any, Any], two: np.ndarray[Any, Any]) -> float:
-    difference = np.abs(one.astype(np.float64) - two.astype(np.float64))
-    largest = float(np.nanmax(difference)) if difference.size else 0.0
+    sides = one.astype(np.float64), two.astype(np.float64)
+    if (np.isnan(sides[0]) != np.isnan(sides[1])).any():
+        return float("inf")
+    with np.errstate(invalid="ignore"):  # between two infinities
+        difference = np.abs(sides[0] - sides[1])
+    largest = float(np.max(difference, initial=0.0, where=~np.isnan(difference)))
     # Equal numbers with other bits (-0.0, NaN payloads) still differ; say the least there is.
     return largest or float(np.finfo(np.float64).tiny)

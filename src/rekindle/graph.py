@@ -297,7 +297,7 @@ class Walk:
 
     def children(self, items: Mapping[str, Any] | Iterable[tuple[str, Any]], path: str) -> Any:
         """Nodes of named values, as a plain dictionary node."""
-        pairs = items.items() if isinstance(items, Mapping) else items
+        pairs: Any = items.items() if isinstance(items, Mapping) else items
         node: dict[str, Any] = {}
         for key, value in pairs:
             self._put(node, escape(key), value, join(path, key))
@@ -418,7 +418,7 @@ class Walk:
         self.component = first.component
         name = self._unique(f"{first.name}.memory")
         buffer = (ctypes.c_uint8 * (high - low)).from_address(low)
-        raw = np.frombuffer(buffer, np.uint8).copy()
+        raw = np.frombuffer(memoryview(buffer), np.uint8).copy()
         node = {"$array": f"{first.component}/{name}"}
         return _Held(first.component, name, node, arrays.Stored("U8", raw), raw, None, low, high)
 
@@ -633,8 +633,35 @@ def _encode_tuple(walk: Walk, value: tuple[Any, ...], path: str) -> Any:
 def _encode_set(walk: Walk, value: Any, path: str) -> Any:
     tag = "$set" if type(value) is set else "$frozenset"
     node = walk.remember(value, {tag: []})
-    node[tag] = walk.elements(value, path)
+    node[tag] = walk.elements(_in_order(value), path)
     return node
+
+
+def _in_order(members: Any) -> Iterable[Any]:
+    """Members of a set as it gives them, or sorted where Python draws that order for each process.
+
+    Hashes of numbers are the same everywhere, those of text are not; objects cannot be sorted.
+    """
+    kinds = {type(item) for member in members for item in _atoms(member)}
+    is_plain = all(values.encoder_for(kind) or issubclass(kind, enum.Enum) for kind in kinds)
+    return sorted(members, key=_sorting_key) if is_plain and kinds - _NUMBERS else members
+
+
+_NUMBERS = {bool, int, float, complex}
+
+
+def _atoms(member: Any) -> Iterator[Any]:
+    if type(member) in (tuple, frozenset):
+        for item in member:
+            yield from _atoms(item)
+    else:
+        yield member
+
+
+def _sorting_key(member: Any) -> str:
+    if type(member) is frozenset:
+        return f"frozenset{sorted(map(_sorting_key, member))}"
+    return repr([*map(_sorting_key, member)] if type(member) is tuple else member)
 
 
 def _encode_deque(walk: Walk, value: collections.deque[Any], path: str) -> Any:
@@ -734,36 +761,35 @@ def _encode_module(walk: Walk, value: types.ModuleType, path: str) -> Any:
     return {"$module": value.__name__}
 
 
-_ENCODERS.update(
-    {
-        dict: _encode_dict,
-        list: _encode_list,
-        tuple: _encode_tuple,
-        set: _encode_set,
-        frozenset: _encode_set,
-        collections.deque: _encode_deque,
-        collections.OrderedDict: _encode_mapping,
-        collections.defaultdict: _encode_mapping,
-        collections.Counter: _encode_mapping,
-        types.MappingProxyType: _encode_mapping,
-        bytearray: _encode_bytearray,
-        slice: _encode_slice,
-        np.ndarray: _encode_ndarray,
-        type: _encode_type,
-        types.FunctionType: _encode_function,
-        types.BuiltinFunctionType: _encode_named,
-        types.MethodWrapperType: _encode_named,
-        types.WrapperDescriptorType: _encode_named,
-        types.MethodDescriptorType: _encode_named,
-        types.GenericAlias: _encode_named,
-        types.UnionType: _encode_named,
-        np.ufunc: _encode_named,
-        types.MethodType: _encode_method,
-        functools.partial: _encode_partial,
-        types.ModuleType: _encode_module,
-        np.memmap: _encode_ndarray,
-    }
-)
+_BUILT_IN: dict[Any, Encoder] = {
+    dict: _encode_dict,
+    list: _encode_list,
+    tuple: _encode_tuple,
+    set: _encode_set,
+    frozenset: _encode_set,
+    collections.deque: _encode_deque,
+    collections.OrderedDict: _encode_mapping,
+    collections.defaultdict: _encode_mapping,
+    collections.Counter: _encode_mapping,
+    types.MappingProxyType: _encode_mapping,
+    bytearray: _encode_bytearray,
+    slice: _encode_slice,
+    np.ndarray: _encode_ndarray,
+    type: _encode_type,
+    types.FunctionType: _encode_function,
+    types.BuiltinFunctionType: _encode_named,
+    types.MethodWrapperType: _encode_named,
+    types.WrapperDescriptorType: _encode_named,
+    types.MethodDescriptorType: _encode_named,
+    types.GenericAlias: _encode_named,
+    types.UnionType: _encode_named,
+    np.ufunc: _encode_named,
+    types.MethodType: _encode_method,
+    functools.partial: _encode_partial,
+    types.ModuleType: _encode_module,
+    np.memmap: _encode_ndarray,
+}
+_ENCODERS.update(_BUILT_IN)
 
 
 def _find_encoder(cls: type) -> Encoder:

@@ -639,7 +639,9 @@ class Match:
 
     def _tuple(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
         found = live if type(live) is tuple else ()
-        if strict and found and len(found) != len(node["$tuple"]):
+        if strict and isinstance(live, tuple) and type(live) is not tuple:
+            self.differ(path, f"a tuple of {len(node['$tuple'])}", _describe(live))
+        elif strict and found and len(found) != len(node["$tuple"]):
             self.differ(path, f"a tuple of {len(node['$tuple'])}", f"one of {len(found)}")
         outcomes = self._parts(node, lambda: self._each(node["$tuple"], found, path, strict))
         return self.register(node, self._same_or(live, tuple(_present(outcomes)), path))
@@ -676,7 +678,7 @@ class Match:
         cls = self._class(name, live, path, _is_namedtuple)
         if cls is None:
             return live
-        if strict and _is_namedtuple(type(live)) and type(live) is not cls:
+        if strict and isinstance(live, tuple) and type(live) is not cls:
             self.differ(path, f"an object of class {name}", _describe(live))
             return live
         fields = {unescape(key): child for key, child in node["fields"].items() if key != "$id"}

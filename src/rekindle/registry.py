@@ -68,6 +68,7 @@ ADAPTERS: dict[str, str] = {
     "gymnasium.envs.mujoco.mujoco_rendering.BaseRender": "rekindle.adapters.external:EXTERNAL",
     "ale_py._ale_py.ALEInterface": "rekindle.adapters.ale:INTERFACE",
     "ale_py._ale_py.ALEVectorInterface": "rekindle.adapters.ale:VECTOR",
+    "minigrid.core.roomgrid.Room": "rekindle.adapters.minigrid:OBJECT",
     "minigrid.core.world_object.WorldObj": "rekindle.adapters.minigrid:OBJECT",
     "minigrid.envs.babyai.core.verifier.Instr": "rekindle.adapters.minigrid:OBJECT",
     "minigrid.envs.babyai.core.verifier.ObjDesc": "rekindle.adapters.minigrid:OBJECT",

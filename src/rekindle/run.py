@@ -392,13 +392,19 @@ class Run(Shown):
             The new checkpoint, or None when none is due.
         """
         now = self._step(step)
-        if self.every is None or now == 0:
-            return None
+        return self.save(metrics=metrics, step=now) if self.is_due(now) else None
+
+    def is_due(self, step: int) -> bool:
+        """Whether `checkpoint` would save at this step.
+
+        Raises:
+            AlreadyExistsError: The run has checkpoints and `resume` was not called.
+        """
+        if self.every is None or step == 0:
+            return False
         if self._last_step is None:
             self._refuse_unresumed()
-        if now // self.every <= (self._last_step or 0) // self.every:
-            return None
-        return self.save(metrics=metrics, step=now)
+        return step // self.every > (self._last_step or 0) // self.every
 
     def save(
         self,

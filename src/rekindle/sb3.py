@@ -161,6 +161,7 @@ class Checkpoint(BaseCallback):
         self._run = self._open_run()
         self._progress.iteration = 0  # type: ignore[attr-defined]
         self._progress.finished = False  # type: ignore[attr-defined]
+        self._progress.locals = {}  # type: ignore[attr-defined]
         root = self.locals["callback"]
         self._run.track(**components(self.model), callbacks=root, progress=self._progress)
         self._is_pending = True
@@ -183,10 +184,36 @@ class Checkpoint(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         if self._is_pending:
+            self._note_locals()
             self._resume()
             return
-        self._note_progress()
-        self.run.checkpoint(metrics=self._metrics())
+        if self.run.is_due(self.model.num_timesteps):
+            self._note_progress()
+            self._note_locals()
+            self.run.checkpoint(metrics=self._metrics())
+
+    def _note_locals(self) -> None:
+        """Hold what the algorithm keeps in local variables at this point, where it keeps any."""
+        if "async_eval" in self.locals and self.locals["async_eval"] is not None:
+            raise UnsupportedError(
+                "rekindle.sb3.Checkpoint: expected ARS to evaluate in this process, found "
+                "async_eval, whose worker processes hold state of their own. Train without it."
+            )
+        self._progress.locals = {  # type: ignore[attr-defined]
+            frame.f_code.co_name: {
+                name: frame.f_locals[name] for name in adapters.LOCALS[frame.f_code.co_name]
+            }
+            for frame in self._frames()
+        }
+
+    def _frames(self) -> Iterator[FrameType]:
+        """Functions of the algorithm under way whose local variables are state."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame is not self._learn:
+            is_own = frame.f_code.co_name in adapters.LOCALS
+            if is_own and frame.f_locals.get("self") is self.model:
+                yield frame
+            frame = frame.f_back
 
     def _resume(self) -> None:
         """Put the newest intact checkpoint over everything that `learn` has set up so far."""
@@ -200,6 +227,9 @@ class Checkpoint(BaseCallback):
             set_local(self._learn, "total_timesteps", self.model.num_timesteps)
         if "iteration" in self._learn.f_locals:
             set_local(self._learn, "iteration", progress.iteration)
+        for frame in self._frames():
+            for name, value in progress.locals[frame.f_code.co_name].items():
+                set_local(frame, name, value)
         if self.verbose:
             done = "finished already" if progress.finished else "resumed"
             self._say(f"{self.run.path}: {done} at step {self.report.step:,}")
@@ -225,6 +255,7 @@ class Checkpoint(BaseCallback):
 
     def _on_training_end(self) -> None:
         self._note_progress()
+        self._progress.locals = {}  # type: ignore[attr-defined]
         self._progress.finished = True  # type: ignore[attr-defined]
         self.run.save(metrics=self._metrics())
         self.run.close()

@@ -189,6 +189,17 @@ def test_plain_torch_can_load_the_state_dict(name: str, tmp_path: Path) -> None:
     fresh.load_state_dict(loaded, strict=True)
 
 
+def test_a_buffer_that_was_not_there_yet_is_forgotten(tmp_path: Path) -> None:
+    module = Statistics()
+    rk.save(tmp_path / "saved", policy=module)
+    assert module.later is None
+    _forward(module)
+    assert module.later is not None
+    rk.restore(tmp_path / "saved", policy=module)
+    assert module.later is None
+    assert "later" in module._buffers
+
+
 def test_train_and_eval_flags_are_those_of_each_submodule(tmp_path: Path) -> None:
     module = _frozen_norm()
     module[1].eval()
@@ -363,9 +374,11 @@ def test_a_module_that_does_not_fit_is_not_changed_at_all(name: str, tmp_path: P
     assert content(policy=other) == before
 
 
-def test_a_missing_parameter_and_an_additional_one_are_differences(tmp_path: Path) -> None:
+def test_a_parameter_that_was_none_does_not_fit_one_that_is_there(tmp_path: Path) -> None:
     rk.save(tmp_path / "without", policy=Net(bias=False))
-    with pytest.raises(rk.MismatchError, match=r"policy/body\.0\.bias"):
+    with pytest.raises(
+        rk.MismatchError, match=r"policy/body\.0\.bias: expected None, found a parameter"
+    ):
         rk.restore(tmp_path / "without", policy=Net())
 
 

@@ -1,6 +1,6 @@
 """Stable-Baselines3 and sb3-contrib: one small model per case, every algorithm and option.
 
-    python -m tests.exactness.sb3_cases CASE RUN [--kill-at STEP]
+python -m tests.exactness.sb3_cases CASE RUN [--kill-at STEP]
 """
 
 from __future__ import annotations
@@ -286,15 +286,20 @@ _CLOCKS = ("time/fps", "time/time_elapsed")
 _kill_at: list[int | None] = [None]
 
 
+def seeded() -> Monitor:
+    env = Monitor(gym.make("CartPole-v1"))
+    env.reset(seed=11)
+    return env
+
+
 def callbacks(case: str, model: Any) -> list[BaseCallback]:
     """Other callbacks beside ours, for the cases that are about them."""
     if case == "ppo_evaluated":
-        return [EvalCallback(Monitor(gym.make("CartPole-v1")), eval_freq=100, n_eval_episodes=2,
-                             verbose=0)]  # fmt: skip
+        return [EvalCallback(seeded(), eval_freq=100, n_eval_episodes=2, verbose=0)]
     if case == "ppo_stopped_early":
         stop = StopTrainingOnRewardThreshold(reward_threshold=40, verbose=0)
-        return [EvalCallback(Monitor(gym.make("CartPole-v1")), callback_on_new_best=stop,
-                             eval_freq=128, n_eval_episodes=2, verbose=0)]  # fmt: skip
+        return [EvalCallback(seeded(), callback_on_new_best=stop, eval_freq=128,
+                             n_eval_episodes=2, verbose=0)]  # fmt: skip
     return []
 
 
@@ -304,11 +309,12 @@ def main() -> None:
     parser.add_argument("case", choices=CASES)
     parser.add_argument("run")
     parser.add_argument("--kill-at", type=int)
+    parser.add_argument("--every", type=int)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     build, total, every = CASES[arguments.case]
     model = build()
-    own = Checkpoint(arguments.run, every=every)
+    own = Checkpoint(arguments.run, every=arguments.every or every)
     others = [Curve(arguments.kill_at), *callbacks(arguments.case, model)]
     model.learn(total, callback=[own, *others], log_interval=2)
 

@@ -139,7 +139,8 @@ def _stands_for(live: Any, source: np.ndarray[Any, Any], node: Mapping[str, Any]
         if key is not None or "key_impl" in node:
             return key == node.get("key_impl") and live.shape == source.shape[:-1]
     if isinstance(live, (jax.Array, np.ndarray)):
-        return not live.size or (live.shape == source.shape and live.dtype == source.dtype)
+        dtype = live.dtype if isinstance(live, jax.Array) else _narrowed(live.dtype) or live.dtype
+        return not live.size or (live.shape == source.shape and dtype == source.dtype)
     is_number = isinstance(live, (bool, int, float, complex, np.generic))
     return is_number and source.shape == () and "key_impl" not in node
 
@@ -181,8 +182,9 @@ def _build(
     is_bound = node.get("committed", False) or (live is not None and live.committed)
     if is_bound or (sharding is not None and live is None):
         return jax.device_put(array, array.sharding if sharding is None else sharding)
-    if live is not None and live.devices() != array.devices():
-        with jax.default_device(next(iter(live.devices()))):
+    devices = array.devices() if live is None else live.sharding.device_set
+    if devices != array.devices():
+        with jax.default_device(min(devices, key=lambda device: device.id)):
             return _build(source, node)
     return array
 

@@ -16,6 +16,7 @@ from rekindle.adapters.attributes import Attributes
 from rekindle.match import MISSING, Match
 
 _BASES = (
+    ("minigrid.core.roomgrid", "Room"),
     ("minigrid.core.world_object", "WorldObj"),
     ("minigrid.envs.babyai.core.verifier", "Instr"),
     ("minigrid.envs.babyai.core.verifier", "ObjDesc"),
@@ -23,7 +24,7 @@ _BASES = (
 
 
 class Thing(Attributes):
-    """A `WorldObj` in a grid, or part of a BabyAI instruction."""
+    """A `WorldObj` in a grid, a room, or part of a BabyAI instruction."""
 
     must_match = False
 

@@ -19,7 +19,8 @@ from rekindle.graph import Walk, join
 from rekindle.match import Match
 from rekindle.protocols import Adapter
 
-_INTEGRATION = mujoco.mjtState.mjSTATE_INTEGRATION
+_mujoco: Any = mujoco  # Compiled, without stubs.
+_INTEGRATION = _mujoco.mjtState.mjSTATE_INTEGRATION
 _NOT_STATE = frozenset(("plugin", "plugin_data"))
 """Arrays that hold addresses of the process; what plugins remember is in `plugin_state`."""
 
@@ -29,7 +30,7 @@ def fixed_arrays(data: Any) -> dict[str, np.ndarray[Any, Any]]:
 
     In a new simulation nothing touches yet, so those whose size varies are empty.
     """
-    new = mujoco.MjData(data.model)
+    new = _mujoco.MjData(data.model)
     found = {}
     for name in dir(new):
         if name.startswith("_") or name in _NOT_STATE:
@@ -53,8 +54,8 @@ class Data(Adapter):
 
     def capture(self, live: Any, walk: Walk, path: str) -> dict[str, Any]:
         """The model, the integration state, the arrays."""
-        integration = np.empty(mujoco.mj_stateSize(live.model, _INTEGRATION))
-        mujoco.mj_getState(live.model, live, integration, _INTEGRATION)
+        integration = np.empty(_mujoco.mj_stateSize(live.model, _INTEGRATION))
+        _mujoco.mj_getState(live.model, live, integration, _INTEGRATION)
         return {
             "state": {
                 "model": walk.node(live.model, join(path, "model")),
@@ -69,7 +70,7 @@ class Data(Adapter):
         state = node["state"]
         match.node(state["model"], live.model, join(path, "model"))
         integration = np.array(match.value(state["integration"]))
-        size = mujoco.mj_stateSize(live.model, _INTEGRATION)
+        size = _mujoco.mj_stateSize(live.model, _INTEGRATION)
         if integration.dtype != np.float64 or integration.shape != (size,):
             expected = f"{integration.dtype} of shape {integration.shape}"
             match.differ(join(path, "integration"), expected, f"float64 of shape ({size},)")
@@ -90,7 +91,7 @@ class Data(Adapter):
 
 
 def _set_state(data: Any, integration: np.ndarray[Any, Any]) -> None:
-    mujoco.mj_setState(data.model, data, integration, _INTEGRATION)
+    _mujoco.mj_setState(data.model, data, integration, _INTEGRATION)
 
 
 class Model(Adapter):
@@ -115,8 +116,8 @@ class Model(Adapter):
 
 
 def _identity(model: Any) -> dict[str, Any]:
-    binary = np.zeros(mujoco.mj_sizeModel(model), np.uint8)
-    mujoco.mj_saveModel(model, None, binary)
+    binary = np.zeros(_mujoco.mj_sizeModel(model), np.uint8)
+    _mujoco.mj_saveModel(model, None, binary)
     return {"bytes": binary.nbytes, "blake3": files.digest(binary.data)}
 
 

@@ -1,6 +1,6 @@
 """Stable-Baselines3: algorithms, buffers, vector environments, Monitor, callbacks, the logger.
 
-Source: SB3 2.9, `common/base_class.py`, `common/buffers.py`, `common/vec_env`, `common/callbacks.py`.
+Source: SB3 2.9, `base_class.py`, `buffers.py`, `vec_env`, `callbacks.py` of `common`.
 The adapters only say which attributes are state; foreign names stay in this module.
 """
 
@@ -18,9 +18,8 @@ from rekindle.match import Match
 from rekindle.registry import label
 
 _OF_THE_LOOP = frozenset(
-    ("env", "_vec_normalize_env", "_last_obs", "_last_episode_starts", "_last_original_obs",
-     "_logger")
-)  # fmt: skip
+    ("env", "_vec_normalize_env", "_last_obs", "_last_episode_starts", "_last_original_obs")
+)
 NOT_ARGUMENTS = frozenset(("policy", "env", "device", "verbose", "tensorboard_log",
                            "_init_setup_model", "self", "args", "kwargs"))  # fmt: skip
 """Parameters of an algorithm's constructor that say nothing of what is trained."""
@@ -54,11 +53,12 @@ class Algorithm(Attributes):
         }
         return fields
 
-    def asked(self, nodes: dict[str, Any], match: Match) -> dict[str, Any]:
-        """Without the environment, what a loop holds of it and its logger are left alone too."""
-        if match.asks_for("env"):
-            return nodes
-        return {key: node for key, node in nodes.items() if key not in _OF_THE_LOOP}
+    def asked(self, nodes: dict[str, Any], live: Any, match: Match) -> dict[str, Any]:
+        """What belongs to a loop is left alone where there is none, or no environment for it."""
+        left = frozenset() if match.asks_for("env") else _OF_THE_LOOP
+        if not hasattr(live, "_logger"):
+            left |= {"_logger"}
+        return {key: node for key, node in nodes.items() if key not in left}
 
 
 class Rollout(Attributes):
@@ -74,13 +74,11 @@ class Rollout(Attributes):
 
     def restore(self, node: dict[str, Any], live: Any, match: Match, path: str) -> Any:
         """Match and set the attributes; without rows, the buffer is emptied as a rollout begins."""
-        for name in ("buffer_size", "n_envs"):
-            expected, found = node["state"][name], getattr(live, name)
-            if expected != found:
-                match.differ(join(path, name), str(expected), str(found))
+        if node["has_rows"]:
+            return super().restore(node, live, match, path)
+        self.compare(node["state"], live, match, path)
         match.attributes(node["state"], live, path, strict=True)
-        if not node["has_rows"]:
-            match.later(live.reset)
+        match.later(live.reset)
         return live
 
 
@@ -111,13 +109,26 @@ _CALLBACK = frozenset(("locals", "globals", "model", "parent", "_logger"))
 
 ALGORITHM = Algorithm("sb3.algorithm", frozenset(("start_time", "tensorboard_log", "verbose",
                                                   "_custom_logger")))  # fmt: skip
-BUFFER = Attributes("sb3.buffer", strict=True)
-ROLLOUT = Rollout("sb3.rollout", frozenset(("pad", "pad_and_flatten")))
-VEC_ENV = Attributes("sb3.vec_env", frozenset(("class_attributes", "t_start", "results_writer")))
+_SIZES = ("buffer_size", "n_envs")
+BUFFER = Attributes("sb3.buffer", strict=True, equal=_SIZES)
+ROLLOUT = Rollout("sb3.rollout", frozenset(("pad", "pad_and_flatten")), strict=True, equal=_SIZES)
+VEC_ENV = Attributes(
+    "sb3.vec_env",
+    frozenset(("class_attributes", "t_start", "results_writer")),
+    equal=("num_envs",),
+)
 MONITOR = Attributes("sb3.monitor", frozenset(("t_start", "results_writer")))
 CALLBACK = Attributes("sb3.callback", _CALLBACK)
 OWN_CALLBACK = OwnCallback("sb3.own_callback")
 LOGGER = Logger("sb3.logger")
+
+LOCALS = {
+    "_do_one_update": (
+        "deltas", "policy_deltas", "candidate_weights", "delta_std", "learning_rate",
+    ),
+    "evaluate_candidates": ("candidate_weights",),
+}  # fmt: skip
+"""Local variables that are state at the start of a rollout, by function: those of contrib's ARS."""
 
 WALL_CLOCK = (
     "*ep_info_buffer.*.t",

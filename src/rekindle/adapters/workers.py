@@ -12,6 +12,7 @@ Source: SB3 2.9 `common/vec_env/subproc_vec_env.py`, Gymnasium 1.4 `vector/async
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 import traceback
 from collections.abc import Callable
@@ -60,6 +61,20 @@ _LOOPS = (
 )
 
 
+@dataclass(frozen=True)
+class _Paths:
+    """Where a worker's part stands in a component."""
+
+    component: str
+    env: str
+    rest: str
+
+    @classmethod
+    def of(cls, component: str, path: str, index: int) -> _Paths:
+        """Of one worker of the vector environment at `path`."""
+        return cls(component, join(path, f"envs.{index}"), join(path, f"workers.{index}"))
+
+
 class _Worker:
     """The loop that this process runs, seen from a call made inside it."""
 
@@ -69,12 +84,12 @@ class _Worker:
         self.env = frame.f_locals["env"]
         self.pipe = frame.f_locals[loop.pipe]
 
-    def live(self, index: int) -> dict[str, Any]:
+    def live(self, paths: _Paths) -> dict[str, Any]:
         """What is captured of it, by path in the component."""
         found = self._frame.f_locals
         variables = {name: found[name] for name in self._loop.variables if name in found}
         rest = {"rng": GlobalRNG(), **variables}
-        return {f"envs.{index}": self.env, f"workers.{index}": rest}
+        return {paths.env: self.env, paths.rest: rest}
 
     def set(self, values: dict[str, Any]) -> None:
         """Set variables of the loop."""
@@ -127,20 +142,17 @@ _matched: tuple[Match, dict[str, Any]] | None = None
 """In a worker: the restore that was matched and waits to be applied, and its outcomes."""
 
 
-def _capture(worker: _Worker, index: int, component: str, exclude: tuple[str, ...]) -> Captured:
-    return Walk().part(component, worker.live(index), exclude)
+def _capture(worker: _Worker, paths: _Paths, exclude: tuple[str, ...]) -> Captured:
+    return Walk().part(paths.component, worker.live(paths), exclude)
 
 
-def _match(worker: _Worker, index: int, component: str, excerpt: Any, options: Any) -> Any:
+def _match(worker: _Worker, paths: _Paths, excerpt: Any, options: Any) -> Any:
     global _matched
-    match = Match(_Excerpt(component, *excerpt), {}, **options)
-    live = worker.live(index)
-    outcomes = match.part(component, live)
-    for path, outcome in outcomes.items():
-        if path.startswith("envs.") and outcome is not live[path]:
-            match.component = component
-            match.differ(path, "an environment to restore in place", f"one of {type(live[path])}")
-    _matched = match, outcomes[f"workers.{index}"]
+    match = Match(_Excerpt(paths.component, *excerpt), {}, **options)
+    outcomes = match.part(paths.component, worker.live(paths))
+    if outcomes[paths.env] is not worker.env and not match.differences:
+        match.differ(paths.env, "an environment that is restored in place", "one that is not")
+    _matched = match, outcomes[paths.rest]
     return match.differences, match.notes, match.num_values
 
 
@@ -212,16 +224,16 @@ class Workers(Attributes):
             return {}
         fields = super().capture(live, walk, path)
         num_workers = len(getattr(live, self._pipes))
-        where = [(i, walk.component, walk.exclude) for i in range(num_workers)]
+        where = [_Paths.of(walk.component, path, index) for index in range(num_workers)]
+        answers = self._ask(live, _capture, [(paths, walk.exclude) for paths in where])
         envs, workers = fields["state"]["envs"], fields["state"]["workers"] = [], []
-        for index, answer in enumerate(self._ask(live, _capture, where)):
+        for paths, answer in zip(where, answers, strict=True):
             if answer.failure:
-                for refused in answer.refusals or [(path, answer.failure)]:
-                    walk.refuse(*refused)
+                _refuse(answer, walk, paths)
                 continue
             nodes = walk.graft(answer.content)
-            envs.append(nodes[f"envs.{index}"])
-            workers.append(nodes[f"workers.{index}"])
+            envs.append(nodes[paths.env])
+            workers.append(nodes[paths.rest])
         return fields
 
     def restore(self, node: dict[str, Any], live: Any, match: Match, path: str) -> Any:
@@ -239,15 +251,18 @@ class Workers(Attributes):
             return live
         orders = []
         for index, pair in enumerate(zip(envs, workers, strict=True)):
-            nodes = {f"envs.{index}": pair[0], f"workers.{index}": pair[1]}
-            orders.append((index, match.component, match.excerpt(nodes), match.options))
-        for answer in self._answers(live, _match, orders, path):
-            differences, notes, num_values = answer
+            paths = _Paths.of(match.component, path, index)
+            nodes = dict(zip((paths.env, paths.rest), pair, strict=True))
+            orders.append((paths, match.excerpt(nodes), match.options))
+        for differences, notes, num_values in self._answers(live, _match, orders, path):
             match.differences.extend(differences)
             match.notes.extend(notes)
             match.num_values += num_values
-        match.later(lambda: self._answers(live, _apply, [()] * num_workers, path))
+        match.later(functools.partial(self._apply, live, num_workers, path))
         return live
+
+    def _apply(self, live: Any, num_workers: int, path: str) -> None:
+        self._answers(live, _apply, [()] * num_workers, path)
 
     def in_flight(self, live: Any) -> str:
         """Why the workers cannot be asked now, and what to do; empty when they can."""
@@ -268,6 +283,14 @@ class Workers(Attributes):
         return [_receive(pipe) for pipe in pipes]
 
 
+def _refuse(answer: _Answer, walk: Walk, paths: _Paths) -> None:
+    """Refuse what a worker refused, by the paths that it gave, or what it failed at."""
+    for path, reason in answer.refusals:
+        walk.refuse(path.partition("/")[2], reason)
+    if not answer.refusals:
+        walk.refuse(paths.env, answer.failure)
+
+
 def _send(pipe: Any, command: Any) -> None:
     if pipe is not None:
         try:
@@ -278,13 +301,16 @@ def _send(pipe: Any, command: Any) -> None:
 
 def _receive(pipe: Any) -> _Answer:
     """An answer; the command that carried the order is answered behind it."""
+    ended = _Answer(failure="the worker has ended; make the vector environment anew")
+    if pipe is None:
+        return ended
     try:
-        first = pipe.recv() if pipe is not None else None
+        first = pipe.recv()
         if isinstance(first, _Answer):
             pipe.recv()
             return first
     except (EOFError, OSError):
-        return _Answer(failure="the worker has ended; make the vector environment anew")
+        return ended
     return _Answer(
         failure="the worker runs a loop that is neither Stable-Baselines3's nor Gymnasium's own; "
         "make the vector environment without worker="

@@ -213,8 +213,8 @@ def write(path: Path, arrays: Mapping[str, Stored]) -> files.FileRecord:
     return output.close()
 
 
-def _rank(raw: Array) -> tuple[bool, int]:
-    return raw.nbytes % ALIGNMENT != 0, -raw.itemsize
+def _rank(raw: Array) -> int:
+    return (raw.nbytes % ALIGNMENT != 0) * ALIGNMENT - raw.itemsize
 
 
 class _Entry(msgspec.Struct, gc=False):

@@ -96,13 +96,15 @@ def _build(description: Any, depth: int) -> np.dtype[Any]:
     if "base" in description:
         base = _build(description["base"], depth + 1)
         return np.dtype((base, tuple(int(n) for n in description["shape"])))
-    layout = {
+    layout: dict[str, Any] = {
         "names": [str(name) for name in description["names"]],
         "formats": [_build(part, depth + 1) for part in description["formats"]],
         "offsets": [int(offset) for offset in description["offsets"]],
         "itemsize": int(description["itemsize"]),
         "titles": description["titles"],
     }
+    if len({len(layout[key]) for key in ("names", "formats", "offsets", "titles")}) != 1:
+        raise _malformed(description)
     if all(title is None for title in layout["titles"]):
         del layout["titles"]
     return np.dtype(layout, align=bool(description["aligned"]))  # type: ignore[call-overload]

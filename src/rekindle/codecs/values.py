@@ -205,6 +205,11 @@ def _decode_float(node: dict[str, Any]) -> float:
     return float(text)
 
 
+def _decode_complex(node: dict[str, Any]) -> complex:
+    real, imaginary = node["$complex"]
+    return complex(decode(real), decode(imaginary))
+
+
 def _decode_int(node: dict[str, Any]) -> int:
     return int(node["$int"], 16)
 
@@ -227,7 +232,7 @@ DECODERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "$str": lambda node: base64.b64decode(node["$str"], validate=True).decode(
         "utf-8", "surrogatepass"
     ),
-    "$complex": lambda node: complex(*(decode(part) for part in node["$complex"])),
+    "$complex": _decode_complex,
     "$bytes": lambda node: base64.b64decode(node["$bytes"], validate=True),
     "$range": lambda node: range(*(decode(part) for part in node["$range"])),
     "$datetime": _decode_datetime,
