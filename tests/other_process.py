@@ -16,9 +16,7 @@ def digests(family: str, folder: Path, names: list[str]) -> tuple[dict[str, str]
     return _child("write", family, folder, names, "1"), _child("read", family, folder, [], "2")
 
 
-def _child(
-    act: str, family: str, folder: Path, names: list[str], hash_seed: str
-) -> dict[str, str]:
+def _child(act: str, family: str, folder: Path, names: list[str], hash_seed: str) -> dict[str, str]:
     environment = os.environ | {
         "PYTHONHASHSEED": hash_seed, "SDL_VIDEODRIVER": "dummy", "OMP_NUM_THREADS": "1"
     }  # fmt: skip

@@ -511,7 +511,7 @@ def test_only_regular_files_are_opened(tmp_path):
         files.open_inside(tmp_path, "missing")
 
 
-@pytest.mark.parametrize("size", [0, 1, (1 << 20) + 1])
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) + 1, (4 << 20) + 1])
 def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path, size):
     data = content(size).tobytes()
     (tmp_path / "x").write_bytes(data)

@@ -35,9 +35,8 @@ class Loop:
         while self.progress.step < until:
             self.progress.step += by
             self.policy["weights"] += by
-            checkpoint = self.run.checkpoint(metrics={"return": float(self.progress.step)})
-            if checkpoint is not None:
-                saved.append(checkpoint.step)
+            if self.run.checkpoint(metrics={"return": float(self.progress.step)}):
+                saved.append(self.progress.step)
         return saved
 
 
@@ -104,7 +103,7 @@ def test_nothing_tracked_cannot_be_resumed(path):
 def test_a_checkpoint_is_due_when_so_many_steps_have_passed(path, every, by, expected):
     with loop(path, every=every) as made:
         made.run.resume()
-        assert made.run.checkpoint() is None, "nothing is due before the first step"
+        assert not made.run.checkpoint(), "nothing is due before the first step"
         assert made.train(35, by) == expected
         assert made.run.steps == expected
 
@@ -123,7 +122,7 @@ def test_a_resumed_run_goes_on_where_it_was_and_saves_no_step_twice(trained):
         assert (report.step, report.skipped) == (30, ())
         assert made.progress.step == 30
         assert made.policy["weights"].tolist() == [30, 30, 30]
-        assert made.run.checkpoint() is None
+        assert not made.run.checkpoint()
         assert made.run.save().step == 30
         assert made.train(45) == [40]
     assert (trained / "step_000000030" / "checkpoint.json").stat().st_ino == inode
@@ -164,7 +163,8 @@ def test_a_save_needs_to_know_the_step(path):
     run = rk.Run(path.with_name("other"), every=1)
     run.track(progress={"step": 3})
     with run:
-        assert run.checkpoint().step == 3
+        assert run.checkpoint()
+        assert run.latest().step == 3
 
 
 def test_a_run_with_checkpoints_must_be_resumed_before_it_is_saved(trained):

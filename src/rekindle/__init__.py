@@ -20,11 +20,13 @@ from rekindle.errors import (
     UnsupportedError,
     VersionError,
 )
-from rekindle.provenance import VERSION as __version__
+from rekindle.provenance import VERSION
 from rekindle.report import RestoreReport, VerifyReport
 from rekindle.run import Progress, Run
 from rekindle.saveable import Saveable
 from rekindle.state import Record
+
+__version__ = VERSION
 
 __all__ = [
     "AlreadyExistsError",

@@ -6,7 +6,6 @@ manifest only; a component's bytes are read, and checked against their digests, 
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from rekindle import files, manifest, provenance, spaces
+from rekindle import files, manifest, writer
 from rekindle.codecs import arrays, values
 from rekindle.compare import Comparison, compare
 from rekindle.errors import (
@@ -24,25 +23,21 @@ from rekindle.errors import (
     MismatchError,
     MissingDependencyError,
     NotFoundError,
-    RekindleError,
     UnsupportedError,
     listing,
 )
 from rekindle.files import PathLike
-from rekindle.graph import Captured, Walk
-from rekindle.manifest import ComponentRecord, FileEntry, Manifest
+from rekindle.manifest import ComponentRecord, Manifest
 from rekindle.match import Match
+from rekindle.reader import Reader, malformed
 from rekindle.registry import load as load_name
 from rekindle.report import Restored, RestoreReport, Shown, VerifyReport, columns, num_bytes, plural
-from rekindle.state import Document, Plain
+from rekindle.state import Plain
 
 _CONVERTERS = {
     "torch": "rekindle.adapters.torch_values:convert",
     "jax": "rekindle.adapters.jax_values:convert",
 }
-_MALFORMED = (
-    LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError,
-)  # fmt: skip
 
 
 class Checkpoint(Shown):
@@ -99,16 +94,16 @@ class Checkpoint(Shown):
 
     def arrays(self, component: str) -> dict[str, np.ndarray[Any, Any]]:
         """All arrays of one component by the names they have in its files, memory-mapped."""
-        reader = Reader(self, verify=False)
+        reader = Reader(self.path, self.manifest, verify=False)
         document = reader.document(component)
         plain = Plain(reader)
         names = sorted(document.arrays) or [f"{component}/{n}" for n in reader.names(component)]
-        with _malformed(self.path):
+        with malformed(self.path):
             return {name.partition("/")[2]: plain.array(name) for name in names}
 
     def document(self, component: str) -> Any:
         """The JSON document of one component, as it is stored."""
-        return Reader(self, verify=True).content(component)
+        return Reader(self.path, self.manifest, verify=True).content(component)
 
     def load(
         self,
@@ -119,11 +114,11 @@ class Checkpoint(Shown):
         verify: bool = True,
     ) -> dict[str, Any]:
         """Components as plain data; see `rekindle.load`."""
-        reader = Reader(self, verify=verify)
+        reader = Reader(self.path, self.manifest, verify=verify)
         chosen = [components] if isinstance(components, str) else components
         names = list(self.components if chosen is None else chosen)
         plain = Plain(reader, _converter(to, device), 1 if to == "numpy" else arrays.ALIGNMENT)
-        with _malformed(self.path):
+        with malformed(self.path):
             return {name: plain.component(name) for name in names}
 
     def build(self, component: str, *, classes: Iterable[type] = ()) -> Any:
@@ -135,8 +130,8 @@ class Checkpoint(Shown):
         Raises:
             MismatchError: It holds objects that only live ones can receive.
         """
-        match = Match(Reader(self, verify=True), {}, classes)
-        with _malformed(self.path):
+        match = Match(Reader(self.path, self.manifest, verify=True), {}, classes)
+        with malformed(self.path):
             value = match.build(component)
         if match.differences:
             raise MismatchError(
@@ -163,8 +158,8 @@ class Checkpoint(Shown):
         Raises:
             MismatchError: It does not fit, or holds objects that can only be changed in place.
         """
-        match = Match(Reader(self, verify=True), {}, is_apart=True)
-        with _malformed(self.path):
+        match = Match(Reader(self.path, self.manifest, verify=True), {}, is_apart=True)
+        with malformed(self.path):
             value = match.build(component, like)
         if match.differences:
             raise MismatchError(
@@ -187,7 +182,7 @@ class Checkpoint(Shown):
         keep: Iterable[str] = (),
     ) -> RestoreReport:
         """Put components into live objects; see `rekindle.restore`."""
-        reader = Reader(self, verify=True)
+        reader = Reader(self.path, self.manifest, verify=True)
         missing = tuple(name for name in components if name not in self)
         if missing and strict:
             raise NotFoundError(
@@ -199,7 +194,7 @@ class Checkpoint(Shown):
             )
         asked = {name: components[name] for name in self.components if name in components}
         match = Match(reader, asked, classes, keep)
-        with _malformed(self.path):
+        with malformed(self.path):
             match.run()
         if match.differences and strict:
             raise MismatchError(
@@ -224,11 +219,14 @@ class Checkpoint(Shown):
         Returns:
             One comparison per component that either holds.
         """
-        sides = Reader(self, verify=True), Reader(other, verify=True)
+        sides = (
+            Reader(self.path, self.manifest, verify=True),
+            Reader(other.path, other.manifest, verify=True),
+        )
         found = []
         for name in dict.fromkeys((*self, *other)):
             if name in self and name in other:
-                with _malformed(other.path):
+                with malformed(other.path):
                     found.append(compare(name, *sides, ignore=ignore))
             else:
                 held = ["a component" if name in side else "nothing" for side in (self, other)]
@@ -243,7 +241,7 @@ class Checkpoint(Shown):
         for name in asked:
             record = self.components[name]
             sizes = [self.manifest.files[part].bytes for part in (record.document, *record.arrays)]
-            count = len(Reader(self, verify=False).names(name))
+            count = len(Reader(self.path, self.manifest, verify=False).names(name))
             restored.append(Restored(name, record.adapter, count, sum(sizes)))
         return RestoreReport(
             path=str(self.path),
@@ -277,120 +275,6 @@ def _number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.6g}"
     return f"{value:,}" if type(value) is int else str(value)
-
-
-class _malformed:  # noqa: N801 - a context manager, used like a function
-    """Turns the errors of a document that breaks its own rules into one that says so."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, _MALFORMED) and not isinstance(error, RekindleError):
-            raise FormatError(
-                f"{self._path}: expected a document of format version 1, found one that breaks its "
-                f"rules ({type(error).__name__}: {error}).",
-                path=self._path,
-            ) from error
-
-
-class Reader:
-    """Documents and arrays of one checkpoint, each file opened once."""
-
-    def __init__(self, checkpoint: Checkpoint, *, verify: bool) -> None:
-        self._root = checkpoint.path
-        self._manifest = checkpoint.manifest
-        self._verify = verify
-        self._documents: dict[str, Document] = {}
-        self._files: dict[str, arrays.ArrayFile] = {}
-
-    def _record(self, component: str) -> ComponentRecord:
-        try:
-            return self._manifest.components[component]
-        except KeyError:
-            held = ", ".join(self._manifest.components) or "none"
-            raise NotFoundError(
-                f"{self._root}: expected a component {component!r}, found {held}.",
-                path=self._root,
-                key=component,
-            ) from None
-
-    def content(self, component: str) -> Any:
-        """The JSON of a component's document, checked against its digest."""
-        name = self._record(component).document
-        entry = self._manifest.files[name]
-        path = self._path(name, entry)
-        text = path.read_bytes()
-        self._check(name, entry, files.FileRecord(len(text), files.digest(text)))
-        try:
-            return msgspec.json.decode(text)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise FormatError(f"{path}: expected JSON ({error}).", path=path) from error
-
-    def document(self, component: str) -> Document:
-        """The document of one component."""
-        if component not in self._documents:
-            self._documents[component] = Document(component, self.content(component))
-        return self._documents[component]
-
-    def array(self, name: str) -> arrays.Stored:
-        """One stored array by its full name."""
-        component, _, short = name.partition("/")
-        for file in self._array_files(component):
-            if short in file:
-                return file[short]
-        raise FormatError(
-            f"{self._root}: expected an array {name}, found none of this name. "
-            "The document is malformed.",
-            path=self._root,
-            key=name,
-        )
-
-    def names(self, component: str) -> list[str]:
-        """Names of a component's stored arrays."""
-        return [name for file in self._array_files(component) for name in file.entries]
-
-    def _array_files(self, component: str) -> list[arrays.ArrayFile]:
-        found = []
-        for name in self._record(component).arrays:
-            if name not in self._files:
-                entry = self._manifest.files[name]
-                path = self._path(name, entry)
-                if self._verify:
-                    self._check(name, entry, files.digest_file(path))
-                elif path.stat().st_size != entry.bytes:
-                    self._check(name, entry, files.FileRecord(path.stat().st_size, ""))
-                self._files[name] = arrays.ArrayFile(path)
-            found.append(self._files[name])
-        return found
-
-    def _path(self, name: str, entry: FileEntry) -> Path:
-        try:
-            return files.open_inside(self._root, name)
-        except NotFoundError:
-            difference = Difference(name, f"{entry.bytes} bytes", "no file")
-            raise self._damaged(name, difference) from None
-
-    def _check(self, name: str, entry: FileEntry, found: files.FileRecord) -> None:
-        if found.bytes != entry.bytes:
-            difference = Difference(name, f"{entry.bytes} bytes", f"{found.bytes} bytes")
-        elif found.blake3 != entry.blake3:
-            difference = Difference(name, f"blake3 {entry.blake3}", f"blake3 {found.blake3}")
-        else:
-            return
-        raise self._damaged(name, difference)
-
-    def _damaged(self, name: str, difference: Difference) -> DamagedError:
-        return DamagedError(
-            f"{self._root}: {difference}. The file is damaged and was not used; other components "
-            "still load, and `rekindle verify` lists what is intact.",
-            path=self._root / name,
-            key=name,
-            differences=[difference],
-        )
 
 
 def _converter(to: str, device: str | None) -> Callable[[Any, dict[str, Any]], Any] | None:
@@ -454,15 +338,10 @@ def save(
         _check_replaceable(destination)
     elif destination.exists():
         raise files.exists_error(destination)
-    return write(
-        destination,
-        components,
-        step=step,
-        counters=counters,
-        metrics=metrics,
-        overwrite=overwrite,
-        exclude=exclude,
+    draft = writer.draft(
+        destination, components, step=step, counters=counters, metrics=metrics, exclude=exclude
     )
+    return Checkpoint(destination, writer.commit(draft, overwrite=overwrite))
 
 
 def _check_replaceable(destination: Path) -> None:
@@ -478,104 +357,6 @@ def _check_replaceable(destination: Path) -> None:
 
 def _is_empty(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
-
-
-def write(
-    destination: Path,
-    components: Mapping[str, Any],
-    *,
-    step: int | None = None,
-    counters: Mapping[str, Any] | None = None,
-    metrics: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-    exclude: Sequence[str] = (),
-    kind: str = "checkpoint",
-    parent: Checkpoint | None = None,
-    elapsed_seconds: float | None = None,
-) -> Checkpoint:
-    """Capture and commit one checkpoint; `save` is this with the checks that a user needs.
-
-    Files whose bytes are those of `parent` are hard links to them.
-    """
-    if not components:
-        raise UnsupportedError(
-            f"{destination}: expected components to save, found none. "
-            "Pass them by name: save(path, policy=policy)."
-        )
-    manifest.check_components(components)
-    walk = Walk(exclude)
-    captured = walk.capture(components)
-    counted = _counters(components)
-    now = counted.pop("step", 0) if step is None else step
-    counted = {key: value for key, value in counted.items() if key != "step"} | dict(counters or {})
-    partial = Manifest(
-        kind=kind,
-        step=now,
-        counters=manifest.check_metrics(counted, "counters"),
-        metrics=manifest.check_metrics(dict(metrics or {}), "metrics"),
-        created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        elapsed_seconds=elapsed_seconds,
-        parent=None if parent is None else parent.path.name,
-        spaces=_spaces(components),
-        environment=provenance.environment(),
-        excluded=captured.excluded,
-        notes=captured.notes,
-    )
-    files.make_parents(destination.parent)
-    files.sweep(destination.parent, destination.name)
-    with files.new_directory(destination, overwrite=overwrite) as directory:
-        record = _write_files(directory, captured, partial, parent)
-    return Checkpoint(destination, record)
-
-
-def _write_files(
-    directory: Path, captured: Captured, partial: Manifest, parent: Checkpoint | None
-) -> Manifest:
-    """Write every file of a checkpoint, the manifest last."""
-    entries: dict[str, FileEntry] = {}
-    records: dict[str, ComponentRecord] = {}
-    for component, document in captured.documents.items():
-        held: list[str] = []
-        if captured.arrays[component]:
-            name = f"{component}.safetensors"
-            found = arrays.write(directory / name, captured.arrays[component])
-            entries[name] = FileEntry(bytes=found.bytes, blake3=found.blake3)
-            held.append(name)
-        name = f"{component}.json"
-        text = msgspec.json.encode(document)
-        entry = FileEntry(bytes=len(text), blake3=files.digest(text))
-        if parent is not None and parent.manifest.files.get(name) == entry:
-            files.link_or_copy(parent.path / name, directory / name)
-        else:
-            files.write_bytes(directory / name, text)
-        entries[name] = entry
-        records[component] = ComponentRecord(
-            adapter=captured.adapters[component], document=name, arrays=held
-        )
-    record = msgspec.structs.replace(partial, components=records, files=entries)
-    files.write_bytes(directory / manifest.NAME, manifest.encode(record))
-    return record
-
-
-def _counters(components: Mapping[str, Any]) -> dict[str, Any]:
-    progress = components.get("progress")
-    found = {}
-    for name in ("step", "updates", "episodes"):
-        value = progress.get(name) if isinstance(progress, dict) else getattr(progress, name, None)
-        if isinstance(value, int):
-            found[name] = value
-    return found
-
-
-def _spaces(components: Mapping[str, Any]) -> dict[str, Any]:
-    """Observation and action spaces, of the first component that has both."""
-    for name in ("env", "agent", "policy", *components):
-        holder = components.get(name)
-        found = [getattr(holder, f"{kind}_space", None) for kind in ("observation", "action")]
-        if all(hasattr(space, "sample") for space in found):
-            described = [spaces.describe(space) for space in found]
-            return dict(zip(("observation", "action"), described, strict=True))
-    return {}
 
 
 def open_checkpoint(path: PathLike) -> Checkpoint:

@@ -48,7 +48,7 @@ def compare(
         component: Its name; both must hold it.
         first: One checkpoint; differences call its values expected.
         second: The other.
-        ignore: Patterns of paths whose values may differ.
+        ignore: Patterns of paths whose values may differ; the component may stand before them.
     """
     result = Comparison(component)
     pair = _Pair(component, first, second, ignore, result)
@@ -67,7 +67,7 @@ class _Pair:
 
     def node(self, first: Any, second: Any, path: str) -> None:
         """Compare two nodes and everything below them."""
-        if self._ignore and any(fnmatch.fnmatchcase(path, p) for p in self._ignore):
+        if self._ignore and is_ignored(self._component, path, self._ignore):
             self._out.num_ignored += 1
             return
         if isinstance(first, dict) and isinstance(second, dict):
@@ -125,6 +125,15 @@ class _Pair:
         self._out.largest_difference = max(self._out.largest_difference, distance)
         key = f"{self._component}/{path}" if path else self._component
         self._out.differences.append(Difference(key, expected, found))
+
+
+def is_ignored(component: str, path: str, patterns: Sequence[str]) -> bool:
+    """Whether a pattern matches a path, with or without the component's name before it."""
+    full = f"{component}/{path}"
+    return any(
+        fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(full, pattern)
+        for pattern in patterns
+    )
 
 
 def children(node: dict[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,7 @@ _NUM_BUFFERS = 4
 DIRECT_BYTES = 4 << 20
 """Files at least this large bypass the page cache where the file system allows it."""
 _BLOCK_BYTES = 4096
+_READ_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -60,19 +61,27 @@ class FileRecord:
 # --------------------------------------------------------------------------- digests
 
 
-def digest(data: bytes | memoryview | mmap.mmap) -> str:
+def digest(data: bytes | memoryview) -> str:
     """BLAKE3 of some bytes, as 64 hexadecimal digits."""
     threads = blake3.AUTO if len(data) > 1 << 20 else 1
     return blake3(data, max_threads=threads).hexdigest()
 
 
 def digest_file(path: Path) -> FileRecord:
-    """Size and BLAKE3 of a file, read through a memory map."""
-    size = path.stat().st_size
-    if size == 0:
-        return FileRecord(0, digest(b""))
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        return FileRecord(size, digest(view))
+    """Size and BLAKE3 of a file.
+
+    It is read, not mapped: that is faster from a disk. And a bad sector, or a process that
+    shortens the file meanwhile, is an error here; under a map it would be the end of the process.
+    """
+    with path.open("rb", buffering=0) as file:
+        expected = os.fstat(file.fileno()).st_size
+        hasher = blake3(max_threads=blake3.AUTO if expected > 1 << 20 else 1)
+        buffer = memoryview(bytearray(min(max(expected, 1), _READ_BYTES)))
+        size = 0
+        while count := file.readinto(buffer):
+            hasher.update(buffer[:count])
+            size += count
+    return FileRecord(size, hasher.hexdigest())
 
 
 def check_name(name: str, where: PathLike) -> None:

@@ -108,16 +108,22 @@ class Walk:
 
     # ------------------------------------------------------------------ the whole
 
-    def capture(self, components: Mapping[str, Any]) -> Captured:
+    def capture(
+        self, components: Mapping[str, Any], *, among: Mapping[str, Any] | None = None
+    ) -> Captured:
         """Capture named live objects.
 
         Modules are walked before what refers to their tensors, so that each tensor gets its best
         name; otherwise the order is the caller's.
 
+        Args:
+            components: What to capture.
+            among: All components that these are some of; to the others they refer by name only.
+
         Raises:
             UnsupportedError: Some values cannot be data; the error lists every one.
         """
-        for name, value in components.items():
+        for name, value in (among or components).items():
             if _has_identity(value):
                 self._roots.setdefault(id(value), name)
         with _uncollected():
@@ -161,9 +167,7 @@ class Walk:
         if self._refusals:
             raise _refused(self._refusals)
         stored = self._settle_arrays().get(component, {})
-        return Captured(
-            {component: document}, {component: stored}, {}, self._excluded, self.notes
-        )
+        return Captured({component: document}, {component: stored}, {}, self._excluded, self.notes)
 
     def graft(self, part: Captured) -> dict[str, Any]:
         """Take in what another walk captured as part of the component that this one is in.

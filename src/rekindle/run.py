@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from rekindle import files, manifest, provenance, seeding
-from rekindle.checkpoint import Checkpoint, step_directories, verify, write
+from rekindle import files, manifest, provenance, seeding, writer
+from rekindle import trail as trails
+from rekindle.checkpoint import Checkpoint, step_directories, verify
 from rekindle.codecs import values
 from rekindle.errors import (
     AlreadyExistsError,
@@ -159,9 +160,13 @@ class Run(Shown):
         exclude: Paths to leave out of every checkpoint.
         allow: What may differ from the environment that a checkpoint was written in when it is
             resumed, by the names that the refusal lists: `"torch"`, `"threads"`, ...
+        background: Whether `checkpoint` goes on as soon as the state is copied, while another
+            thread writes it. A failure is raised by the next call, or by `wait` or `close`.
         configuration: What must be the same when the run is resumed: plain data.
         algorithm: Name of the algorithm, for `run.json`.
         environment: Name of the environment, for `run.json`.
+        trail: Whether to write short digests of every part at every step into `trail.jsonl`, by
+            which two runs can be compared later; it takes a few percent of the time at most.
     """
 
     def __init__(
@@ -171,14 +176,16 @@ class Run(Shown):
         every: int | None = None,
         exclude: Sequence[str] = (),
         allow: Sequence[str] = (),
+        background: bool = False,
         configuration: Mapping[str, Any] | None = None,
         algorithm: str | None = None,
         environment: str | None = None,
+        trail: bool = False,
     ) -> None:
         if every is not None and every < 1:
             raise UnsupportedError(f"every={every}: expected a number of steps, at least 1.")
-        self.path = Path(path)
-        self.every = every
+        self.path = trails.redirected(path)
+        self.every = trails.every(every)
         self._exclude = tuple(exclude)
         self._allow = frozenset(allow)
         self._about = {
@@ -186,6 +193,11 @@ class Run(Shown):
             "environment": environment,
             "configuration": _plain(configuration or {}),
         }
+        self._background = background
+        self._commits = writer.Background()
+        settings = trails.asked_for() or (trails.Settings() if trail else None)
+        self._trail = None if settings is None else trails.Trail(self.path, settings, exclude)
+        self._resumed_from: int | None = None
         self._lock = Lock(self.path / ".lock")
         self._tracked: dict[str, Any] = {}
         self._last_step: int | None = None
@@ -368,7 +380,7 @@ class Run(Shown):
         start = seeding.fingerprints(self._tracked, self._exclude)
         unseeded = seeding.unseeded(self.about.get("start", {}), start)
         report = checkpoint.restore(self._tracked, classes=classes)
-        self._last_step = checkpoint.step
+        self._last_step = self._resumed_from = checkpoint.step
         self._parent = checkpoint
         self._elapsed_before = checkpoint.manifest.elapsed_seconds or 0.0
         self._started = time.monotonic()
@@ -378,7 +390,7 @@ class Run(Shown):
 
     def checkpoint(
         self, *, metrics: Mapping[str, Any] | None = None, step: int | None = None
-    ) -> Checkpoint | None:
+    ) -> bool:
         """Save when a save is due; call it at the top of the loop.
 
         There, everything that the last iteration did is finished, so a run resumed from here does
@@ -389,10 +401,35 @@ class Run(Shown):
             step: Environment steps so far; the tracked `progress.step` when left out.
 
         Returns:
-            The new checkpoint, or None when none is due.
+            Whether a save was due. With `background=True` it may still be under way: see `wait`.
         """
         now = self._step(step)
-        return self.save(metrics=metrics, step=now) if self.is_due(now) else None
+        is_due = self.is_due(now)
+        if is_due:
+            self._begin(now, metrics, None, background=self._background)
+        self.trace(now)
+        return is_due
+
+    def trace(self, step: int, *, is_inside: bool = False) -> None:
+        """Write digests of the tracked objects, if the run has a trail; `checkpoint` does it too.
+
+        Args:
+            step: Environment steps so far.
+            is_inside: Whether this is in the middle of an iteration, right after a step of the
+                environment.
+        """
+        if self._trail is not None:
+            self._trace(self._trail, step, is_inside=is_inside)
+
+    def _trace(
+        self, trail: trails.Trail, step: int, *, is_inside: bool = False, is_whole: bool = False
+    ) -> None:
+        if not trail.is_begun:
+            self._open()
+            if self._last_step is None:
+                self._refuse_unresumed()
+            trail.begin(self._resumed_from)
+        trail.record(self._tracked, step, is_inside=is_inside, is_whole=is_whole)
 
     def is_due(self, step: int) -> bool:
         """Whether `checkpoint` would save at this step.
@@ -422,33 +459,62 @@ class Run(Shown):
             AlreadyExistsError: The run has checkpoints and `resume` was not called.
         """
         now = self._step(step)
+        self._begin(now, metrics, counters, background=False)
+        assert self._parent is not None
+        return self._parent
+
+    def wait(self) -> None:
+        """Wait for a save under way in the background; raise what went wrong with it."""
+        self._commits.wait()
+
+    def _begin(
+        self,
+        now: int,
+        metrics: Mapping[str, Any] | None,
+        counters: Mapping[str, Any] | None,
+        *,
+        background: bool,
+    ) -> None:
+        """Capture the tracked objects, and commit them here or in the background."""
         self._open()
         if self._last_step is None:
             self._refuse_unresumed()
-        destination = self.path / f"step_{now:09d}"
+        self._commits.wait()
         if self._parent is not None and self._parent.step == now and self._parent.path.exists():
-            return self._parent
-        saved = write(
-            destination,
+            return
+        plan = writer.draft(
+            self.path / f"step_{now:09d}",
             self._tracked,
             step=now,
             counters=counters,
             metrics=metrics,
-            overwrite=destination in self._set_aside,
             exclude=self._exclude,
             parent=self._parent,
             elapsed_seconds=round(self._elapsed_before + time.monotonic() - self._started, 3),
         )
+        overwrite = plan.destination in self._set_aside
         self._last_step = now
-        self._parent = saved
-        line = msgspec.json.encode(_entry(saved))
+        if background:
+            self._commits.submit(plan, self._committed, overwrite=overwrite)
+        else:
+            self._committed(plan, writer.commit(plan, overwrite=overwrite))
+        if self._trail is not None:
+            self._trace(self._trail, now, is_whole=True)
+
+    def _committed(self, plan: writer.Draft, record: manifest.Manifest) -> None:
+        self._parent = Checkpoint(plan.destination, record)
+        line = msgspec.json.encode(_entry(self._parent))
         files.append_line(self.path / _CACHE, line)
-        return saved
 
     def close(self) -> None:
-        """Let others write this run."""
-        self._lock.release()
-        self._is_open = False
+        """Wait for a save under way, then let others write this run."""
+        try:
+            self._commits.wait()
+        finally:
+            if self._trail is not None:
+                self._trail.close()
+            self._lock.release()
+            self._is_open = False
 
     def __enter__(self) -> Run:
         return self

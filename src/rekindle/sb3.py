@@ -22,7 +22,7 @@ from rekindle import spaces
 from rekindle.adapters import sb3 as adapters
 from rekindle.adapters.generators import GlobalRNG
 from rekindle.checkpoint import Checkpoint as SavedCheckpoint
-from rekindle.checkpoint import Reader, open_checkpoint
+from rekindle.checkpoint import open_checkpoint
 from rekindle.checkpoint import save as save_components
 from rekindle.errors import (
     MismatchError,
@@ -33,6 +33,7 @@ from rekindle.errors import (
 from rekindle.files import PathLike
 from rekindle.graph import attributes_of
 from rekindle.match import Match, set_attribute
+from rekindle.reader import Reader
 from rekindle.registry import label
 from rekindle.report import RestoreReport, plural
 from rekindle.run import Progress, Run
@@ -159,9 +160,9 @@ class Checkpoint(BaseCallback):
     def _on_training_start(self) -> None:
         self._learn = _frame_of_learn(self.model)
         self._run = self._open_run()
-        self._progress.iteration = 0  # type: ignore[attr-defined]
-        self._progress.finished = False  # type: ignore[attr-defined]
-        self._progress.locals = {}  # type: ignore[attr-defined]
+        self._progress.iteration = 0
+        self._progress.finished = False
+        self._progress.locals = {}
         root = self.locals["callback"]
         self._run.track(**components(self.model), callbacks=root, progress=self._progress)
         self._is_pending = True
@@ -179,18 +180,25 @@ class Checkpoint(BaseCallback):
             self._target.describe(**about)
             return self._target
         return Run(
-            self._target, every=self._every, exclude=self._exclude, allow=self._allow, **about
+            self._target,
+            every=self._every,
+            exclude=self._exclude,
+            allow=self._allow,
+            background=True,
+            **about,
         )
 
     def _on_rollout_start(self) -> None:
         if self._is_pending:
             self._note_locals()
             self._resume()
+            self.run.trace(self.model.num_timesteps)
             return
         if self.run.is_due(self.model.num_timesteps):
             self._note_progress()
             self._note_locals()
             self.run.checkpoint(metrics=self._metrics())
+        self.run.trace(self.model.num_timesteps)
 
     def _note_locals(self) -> None:
         """Hold what the algorithm keeps in local variables at this point, where it keeps any."""
@@ -199,7 +207,7 @@ class Checkpoint(BaseCallback):
                 "rekindle.sb3.Checkpoint: expected ARS to evaluate in this process, found "
                 "async_eval, whose worker processes hold state of their own. Train without it."
             )
-        self._progress.locals = {  # type: ignore[attr-defined]
+        self._progress.locals = {
             frame.f_code.co_name: {
                 name: frame.f_locals[name] for name in adapters.LOCALS[frame.f_code.co_name]
             }
@@ -251,12 +259,13 @@ class Checkpoint(BaseCallback):
         return {"return": sum(returns) / len(returns)} if returns else {}
 
     def _on_step(self) -> bool:
+        self.run.trace(self.model.num_timesteps, is_inside=True)
         return True
 
     def _on_training_end(self) -> None:
         self._note_progress()
-        self._progress.locals = {}  # type: ignore[attr-defined]
-        self._progress.finished = True  # type: ignore[attr-defined]
+        self._progress.locals = {}
+        self._progress.finished = True
         self.run.save(metrics=self._metrics())
         self.run.close()
         self._learn = None
@@ -546,12 +555,15 @@ class _Builder:
         return self._decoded(node, where)
 
     def _decoded(self, node: dict[str, Any], where: str) -> Any:
-        match = Match(Reader(self._checkpoint, verify=True), {}, self.classes.values())
+        match = Match(self._reader(), {}, self.classes.values())
         match.enter("agent")
         value = match.node(node, None, where)
         self._missing += [(item.key, item.expected) for item in match.differences]
         match.apply()
         return value
+
+    def _reader(self) -> Reader:
+        return Reader(self._checkpoint.path, self._checkpoint.manifest, verify=True)
 
     def _object(self, node: dict[str, Any], where: str) -> Any:
         """A schedule or noise of SB3's own: its class is known, its attributes are data."""

@@ -6,10 +6,10 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
-
-import rekindle as rk
 from tests.other_process import digests
 from tests.scripts.environments import ABLATIONS, MINIGRID
+
+import rekindle as rk
 
 pytest.importorskip("minigrid")
 

@@ -7,10 +7,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-
-import rekindle as rk
 from tests.other_process import digests
 from tests.scripts.environments import ABLATIONS, MUJOCO
+
+import rekindle as rk
 
 mujoco = pytest.importorskip("mujoco")
 
