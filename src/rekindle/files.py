@@ -73,8 +73,8 @@ def digest_file(path: Path) -> FileRecord:
     It is read, not mapped: that is faster from a disk. And a bad sector, or a process that
     shortens the file meanwhile, is an error here; under a map it would be the end of the process.
     """
+    expected = path.stat().st_size
     with path.open("rb", buffering=0) as file:
-        expected = os.fstat(file.fileno()).st_size
         hasher = blake3(max_threads=blake3.AUTO if expected > 1 << 20 else 1)
         buffer = memoryview(bytearray(min(max(expected, 1), _READ_BYTES)))
         size = 0

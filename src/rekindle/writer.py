@@ -6,7 +6,9 @@ been detached. A commit makes a new directory that appears whole (`rekindle.file
 
 from __future__ import annotations
 
+import atexit
 import datetime
+import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -106,11 +108,15 @@ class Background:
     """Commits in a thread of its own, one at a time.
 
     The caller is held up only while the arrays are copied into memory that is used again for every
-    save. A commit that fails is raised by the next call.
+    save. A commit that fails is raised by the next call. The interpreter does not end before a
+    commit under way does.
     """
 
     def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._is_started = False
         self._failure: BaseException | None = None
         self._memory = np.empty(0, np.uint8)
 
@@ -126,18 +132,39 @@ class Background:
                 then(plan, commit(plan, overwrite=overwrite))
             except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
                 self._failure = error
+            finally:
+                self._idle.set()
 
-        self._thread = threading.Thread(target=work, name="rekindle-commit")
-        self._thread.start()
+        self._start()
+        self._idle.clear()
+        self._jobs.put(work)
+
+    def _start(self) -> None:
+        """Start the thread once: starting one for each save would hand it the interpreter."""
+        if not self._is_started:
+            self._is_started = True
+            thread = threading.Thread(
+                target=_serve, args=(self._jobs,), name="rekindle-commit", daemon=True
+            )
+            thread.start()
+            atexit.register(self.wait)
 
     def wait(self) -> None:
         """Wait for the commit under way; raise what went wrong with it."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._idle.wait()
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
+
+    def close(self) -> None:
+        """Wait, and end the thread; the next `submit` starts another."""
+        try:
+            self.wait()
+        finally:
+            if self._is_started:
+                self._is_started = False
+                self._jobs.put(None)
+                atexit.unregister(self.wait)
 
     def _detach(self, plan: Draft) -> None:
         """Copy every array into the staging memory."""
@@ -152,6 +179,11 @@ class Background:
             np.copyto(room, raw)
             stored.raw = room
             offset += size
+
+
+def _serve(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    while (job := jobs.get()) is not None:
+        job()
 
 
 _ALIGNMENT = 64

@@ -361,7 +361,7 @@ def _table(proof: Proof) -> Table:
     table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("component")
     table.add_column("what", style="dim")
-    for heading in ("values", "places that differ", "largest difference"):
+    for heading in ("values", "differences", "largest difference"):
         table.add_column(heading, justify="right", no_wrap=True)
     for found in proof.comparisons:
         style = "green" if found.is_identical else "bold red"
