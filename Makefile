@@ -7,10 +7,10 @@ ARGS ?=
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: .venv bench check clean demo help lint test types
+.PHONY: .venv bench check clean demo exactness help lint test types
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv: .venv/.installed ## Create the environment, or bring it up to date
 
@@ -37,6 +37,9 @@ types: .venv ## Check the types
 	.venv/bin/pyright
 
 check: lint types test ## Check everything: lint, types, test
+
+exactness: .venv ## Train, kill, resume and compare every case (minutes)
+	.venv/bin/python -m tests.exactness $(ARGS)
 
 bench: .venv ## Measure, side by side with others
 	.venv/bin/python benchmarks/run.py $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import collections
 import copy
 import dataclasses
@@ -23,7 +24,6 @@ from hypothesis import strategies as st
 from tests.round_trip import assert_law, forge, identical, written
 
 import rekindle as rk
-from rekindle.errors import FormatError
 
 
 class Node:
@@ -160,14 +160,14 @@ def test_nothing_is_left_of_what_was_there(tmp_path: Path) -> None:
 
 
 def test_an_ordered_dict_can_be_used_afterwards(tmp_path: Path) -> None:
-    live = {"o": collections.OrderedDict(a=1, b=2)}
+    live = Node(collections.OrderedDict(a=1, b=2))
 
-    restored(tmp_path, {"o": collections.OrderedDict(z=3, b=4)}, live)
-    live["o"].move_to_end("z")
-    live["o"]["y"] = 5
+    restored(tmp_path, Node(collections.OrderedDict(z=3, b=4)), live)
+    live.value.move_to_end("z")
+    live.value["y"] = 5
 
-    assert [*live["o"].items()] == [("b", 4), ("z", 3), ("y", 5)]
-    assert live["o"].popitem() == ("y", 5)
+    assert [*live.value.items()] == [("b", 4), ("z", 3), ("y", 5)]
+    assert live.value.popitem() == ("y", 5)
 
 
 def test_the_order_of_keys_comes_back(tmp_path: Path) -> None:
@@ -434,7 +434,7 @@ class Defaulted(collections.defaultdict):  # type: ignore[type-arg]
     pass
 
 
-class Failure(ValueError):
+class Failure(ValueError):  # noqa: N818 - the class is what is tested
     pass
 
 
@@ -483,14 +483,14 @@ def _counter(start: Any) -> Callable[[], Any]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_live_object_of_any_kind_takes_the_state_of_another(kind: str, tmp_path: Path) -> None:
     other = 0 if kind == "factory" else 7
-    holder = [KINDS[kind](5)]
-    live = [KINDS[kind](other)]
+    holder = Node(KINDS[kind](5))
+    live = Node(KINDS[kind](other))
     if kind == "factory":
-        live[0].default_factory = _add
+        live.value.default_factory = _add
 
     assert_law(tmp_path, holder, live)
 
-    assert type(live[0]) is type(holder[0])
+    assert type(live.value) is type(holder.value)
 
 
 def test_what_derives_from_a_value_keeps_it_and_its_attributes(tmp_path: Path) -> None:
@@ -507,13 +507,12 @@ def test_what_derives_from_a_value_keeps_it_and_its_attributes(tmp_path: Path) -
 
 
 def test_what_derives_from_a_container_can_be_used_afterwards(tmp_path: Path) -> None:
-    live = [KINDS["ordered dict"](7), KINDS["default dict"](0), KINDS["deque"](7)]
+    names = ["ordered dict", "default dict", "deque"]
+    live = Node([KINDS[name](0) for name in names])
 
-    restored(
-        tmp_path, [KINDS["ordered dict"](5), KINDS["default dict"](5), KINDS["deque"](5)], live
-    )
+    restored(tmp_path, Node([KINDS[name](5) for name in names]), live)
 
-    ordered, defaulted, recent = live
+    ordered, defaulted, recent = live.value
     ordered.move_to_end(5)
     assert [*ordered] == ["a", 5]
     assert defaulted["new"] == []
@@ -585,9 +584,7 @@ def test_a_class_with_hidden_state_is_not_built(tmp_path: Path) -> None:
         "value": [{"$object": "array:array", "attributes": {}}], "next": None}}  # fmt: skip
     forge(tmp_path / "saved", "state", {"root": root})
 
-    with pytest.raises((rk.MismatchError, FormatError)):
-        import array
-
+    with pytest.raises(rk.MismatchError, match="array:array"):
         rk.restore(tmp_path / "saved", state=Node([]), classes=[array.array])
 
 
@@ -605,7 +602,6 @@ def test_a_frozen_record_is_replaced_and_its_arrays_stay(tmp_path: Path) -> None
 
 
 def test_fields_that_have_changed_are_a_difference(tmp_path: Path) -> None:
-    other = types.ModuleType("other")
     rk.save(tmp_path / "saved", state=Node(Point(1, 2), Color.RED))
     attributes = {
         "value": {"$namedtuple": f"{__name__}:Point", "fields": {"x": 1, "z": 2}},
@@ -618,7 +614,6 @@ def test_fields_that_have_changed_are_a_difference(tmp_path: Path) -> None:
         rk.restore(tmp_path / "saved", state=Node(Point(0, 0), Color.RED))
 
     assert [item.key for item in raised.value.differences] == ["state/value", "state/next"]
-    assert other
 
 
 # --------------------------------------------------------------------------- keys
@@ -735,7 +730,10 @@ def test_where_nothing_fits_nothing_is_put(tmp_path: Path) -> None:
 
     assert live.value == {"b": 2}
     assert "nothing" not in repr([live.value, live.next])
-    assert len(report.differences) == 6
+    assert {item.key for item in report.differences} == {
+        "state/value.a", "state/value.c", "state/next.0.0", "state/next.1.0", "state/next.2",
+        "state/next.3.0",
+    }  # fmt: skip
 
 
 def test_an_attribute_that_the_class_has_no_place_for_is_a_difference(tmp_path: Path) -> None:
@@ -791,16 +789,16 @@ GRAPHS = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(GRAPHS, GRAPHS)
 def test_what_is_restored_over_anything_is_saved_as_the_same_bytes(
     tmp_path_factory: pytest.TempPathFactory, state: Any, other: Any
 ) -> None:
     directory = tmp_path_factory.mktemp("law")
-    before = written(directory / "before", state={"v": state})
+    before = written(directory / "before", state=Node(Node(state)))
 
     for number, live in enumerate((None, other, copy.deepcopy(state))):
-        holder = {"v": live}
+        holder = Node(Node(live))
         rk.restore(directory / "before", state=holder, classes=[Thing])
         assert written(directory / str(number), state=holder) == before
 
@@ -832,7 +830,8 @@ JUNK: list[Any] = [
      "dtype": "<f8"}, {"$objects": [1], "shape": [2]}, {"$enum": f"{__name__}:Color", "name": 5},
     {"$method": "x", "self": 1}, {"$adapter": "none"}, {"$adapter": 5}, {"$function": "os:system"},
     {"$namedtuple": f"{__name__}:Point", "fields": {"x": 1}}, {"$external": "x"}, {"$int": "z"},
-    {"$adapter": "torch.module", "class": "x"}, {"$float": "nan:00"}, {"$frozenset": [{"$set": []}]},
+    {"$adapter": "torch.module", "class": "x"}, {"$float": "nan:00"},
+    {"$frozenset": [{"$set": []}]},
 ]  # fmt: skip
 
 
@@ -854,7 +853,7 @@ def test_a_malformed_document_changes_nothing(tmp_path: Path) -> None:
     before = written(tmp_path / "before", state=live)
     refused = 0
 
-    for number in range(300):
+    for number in range(200):
         document = json.loads(text)
         container, key = chance.choice(_places(document))
         container[key] = chance.choice(JUNK)
@@ -868,4 +867,4 @@ def test_a_malformed_document_changes_nothing(tmp_path: Path) -> None:
         else:
             live = _sample()
 
-    assert refused > 200
+    assert refused > 120

@@ -15,7 +15,6 @@ import dataclasses
 import enum
 import fnmatch
 import functools
-import operator
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -361,15 +360,30 @@ class Match:
         return Plain(self._source).decode(node, self._document)
 
     def attributes(
-        self, nodes: Mapping[str, Any], live: Any, path: str, *, strict: bool = False
+        self,
+        nodes: Mapping[str, Any],
+        live: Any,
+        path: str,
+        *,
+        strict: bool = False,
+        strict_arrays: bool = False,
     ) -> None:
-        """Match named attribute nodes with those of a live object, and set them later."""
+        """Match named attribute nodes with those of a live object, and set them later.
+
+        Args:
+            nodes: The attributes' nodes by name.
+            live: The object.
+            path: Where it stands.
+            strict: Whether they must fit what is live in structure, shapes and types.
+            strict_arrays: Whether only those that are arrays must.
+        """
         found = attributes_of(live)
         for key, node in nodes.items():
             name = unescape(key)
             if name == "$id" or self._keeps(join(path, name)):
                 continue
-            outcome = self.node(node, found.get(name, MISSING), join(path, name), strict=strict)
+            must_fit = strict or (strict_arrays and _is_array(node))
+            outcome = self.node(node, found.get(name, MISSING), join(path, name), strict=must_fit)
             if outcome is found.get(name, MISSING) or outcome is MISSING:
                 continue
             if name not in found and not _can_have(live, name):
@@ -669,7 +683,7 @@ class Match:
         """The live tuple itself when every element of it stays and it is no other's."""
         if type(live) is type(built) and tuple.__len__(live) == tuple.__len__(built):
             pairs = zip(tuple.__iter__(live), tuple.__iter__(built), strict=True)
-            if all(a is b for a, b in pairs) and self.claim(live, path):
+            if all(_is_same_value(a, b) for a, b in pairs) and self.claim(live, path):
                 return live
         return built
 
@@ -776,7 +790,8 @@ class Match:
         for name in attributes_of(live):
             if name not in stored:
                 self.surplus(live, name, path)
-        self.attributes(node["attributes"], live, path, strict=strict and path_is_root(path))
+        is_strict = strict and path_is_root(path)
+        self.attributes(node["attributes"], live, path, strict_arrays=is_strict)
 
     def _match_items(
         self, node: dict[str, Any], live: Any, content: Any, path: str, strict: bool
@@ -1055,7 +1070,7 @@ class Match:
 
         outcomes = self._parts(node, match)
         parts = [live.func, *live.args, *live.keywords.values()]
-        same = len(parts) == len(outcomes) and all(map(operator.is_, parts, outcomes))
+        same = len(parts) == len(outcomes) and all(map(_is_same_value, parts, outcomes))
         if same and list(nodes) == list(live.keywords) and self.claim(live, path):
             return self.register(node, live)
         if len(_present(outcomes)) != len(outcomes):
@@ -1159,6 +1174,10 @@ def _whole(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
     return array.reshape(-1, order="A").view(np.uint8) if array.flags.forc else None
 
 
+def _is_array(node: Any) -> bool:
+    return isinstance(node, dict) and tag_of(node) in ("$array", "$view")
+
+
 def _has_strides(array: np.ndarray[Any, Any], strides: list[int]) -> bool:
     return all(
         n <= 1 or found == stored
@@ -1204,14 +1223,27 @@ def _is_immutable(live: Any) -> bool:
     return is_frozen or container_of(type(live)) in IMMUTABLE
 
 
+def _is_same_value(live: Any, outcome: Any) -> bool:
+    """Whether a live value can stay for an outcome: the same one, or an equal plain value."""
+    if live is outcome:
+        return True
+    cls = type(live)
+    if cls is not type(outcome) or cls not in (int, float, str, bytes):
+        return False
+    return live == outcome and (cls is not float or bool(live) or repr(live) == repr(outcome))
+
+
 def _is_same(shell: Any, live: Any, outcomes: dict[str, Any]) -> bool:
     """Whether a live object holds exactly what one that was built to replace it does."""
     found = attributes_of(live)
-    if found.keys() != outcomes.keys() or any(found[k] is not v for k, v in outcomes.items()):
+    if found.keys() != outcomes.keys():
+        return False
+    if not all(_is_same_value(found[name], outcome) for name, outcome in outcomes.items()):
         return False
     base = container_of(type(live))
     if base is tuple:
-        return len(shell) == len(live) and all(map(operator.is_, shell, live))
+        same = tuple.__len__(shell) == tuple.__len__(live)
+        return same and all(map(_is_same_value, tuple.__iter__(shell), tuple.__iter__(live)))
     return base is None or (base in (int, str, bytes) and base.__eq__(shell, live))
 
 

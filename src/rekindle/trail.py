@@ -42,7 +42,7 @@ ROOT = "REKINDLE_VERIFY_ROOT"
 EVERY = "REKINDLE_VERIFY_EVERY"
 """Variable with the number of steps between two checkpoints, instead of what the script says."""
 
-SHARE = 0.03
+SHARE = 0.02
 """The most of a run's time that its trail takes."""
 
 _LENGTH = 8
@@ -52,8 +52,11 @@ _WINDOW = 4
 _LEVEL = 4096
 """Records after which the pace is halved, so that a file grows with the logarithm of a run."""
 _HEAVY_KINDS = (
-    "torch.module", "torch.optimizer", "sb3.algorithm", "sb3.buffer", "sb3.rollout", "equinox.module",
+    "torch.module", "torch.optimizer", "equinox.module",
+    "sb3.algorithm", "sb3.buffer", "sb3.rollout",
 )  # fmt: skip
+_INSIDE = ("env", "rng", "normalizer")
+"""Components that a step of the environment changes."""
 _HEAVY_NAMES = frozenset(("policy", "critic", "target", "optimizer", "replay_buffer", "agent"))
 
 
@@ -161,7 +164,7 @@ def _digest(
 
 def _bytes(array: np.ndarray[Any, Any]) -> Any:
     if array.flags.c_contiguous and array.size:
-        return memoryview(array.reshape(-1).view(np.uint8))
+        return memoryview(array.reshape(-1).view(np.uint8))  # pyright: ignore[reportArgumentType]
     return array.tobytes()
 
 
@@ -283,9 +286,11 @@ class Trail:
         self._exclude = tuple(exclude)
         self._file: int | None = None
         self._num_records = 0
+        self._last_whole: int | None = None
         self._before: dict[str, int] = {}
-        self._paces: dict[tuple[str, ...], Pace] = {}
-        self._groups: tuple[tuple[str, ...], ...] = ()
+        self._names: tuple[str, ...] = ()
+        self._groups: dict[str, dict[tuple[str, ...], Pace]] = {}
+        self._finest: dict[str, int] = {}
 
     @property
     def is_begun(self) -> bool:
@@ -319,25 +324,35 @@ class Trail:
         """
         point = "step" if is_inside else "loop"
         before = self._before.get(point)
-        if before == step:
+        if before == step and (not is_whole or self._last_whole == step):
             return
         self._before[point] = step
         dense = self._settings.dense_from
-        is_dense = dense is not None and step >= dense
+        is_whole = is_whole or (dense is not None and step >= dense)
+        finest = self._finest.get(point)
+        if before is not None and finest and not is_whole and step // finest == before // finest:
+            return
+        if self._names != tuple(components):
+            self._names, self._groups = tuple(components), {}
+        groups = self._groups.get(point)
+        if groups is None:
+            groups = self._groups[point] = self._grouped(components, is_inside=is_inside)
+        due = [group for group in groups if is_whole or groups[group].is_due(before, step)]
         found: dict[str, str | None] = {}
-        for group, pace in self._parts(components, point):
-            if not is_whole and not is_dense and not pace.is_due(before, step):
-                continue
+        for group in due:
             began = time.perf_counter()
             found |= self._digests(components, group, is_inside=is_inside)
             now = time.perf_counter()
-            pace.spend(now - began, step, now)
-        if found:
-            self._write({"step": step, "at": point, "parts": found})
-            self._num_records += 1
-            if self._num_records % _LEVEL == 0:
-                for pace in self._paces.values():
-                    pace.slow_to(_least(self._num_records))
+            groups[group].spend(now - began, step, now)
+        if is_whole and not is_inside:
+            self._last_whole = step
+        self._finest[point] = min((pace.stride for pace in groups.values()), default=1)
+        if not found:
+            return
+        self._write({"step": step, "at": point, "parts": found})
+        self._num_records += 1
+        for pace in groups.values() if self._num_records % _LEVEL == 0 else ():
+            pace.slow_to(_least(self._num_records))
 
     def _digests(
         self, components: Mapping[str, Any], names: tuple[str, ...], *, is_inside: bool
@@ -349,24 +364,23 @@ class Trail:
                 raise
             return dict.fromkeys(names)
 
-    def _parts(
-        self, components: Mapping[str, Any], point: str
-    ) -> Iterator[tuple[tuple[str, ...], Pace]]:
-        """What is looked at here: light components each for itself, heavy ones together."""
+    def _grouped(
+        self, components: Mapping[str, Any], *, is_inside: bool
+    ) -> dict[tuple[str, ...], Pace]:
+        """What is looked at together: light components each for itself, heavy ones as one."""
         light = [name for name in components if not is_heavy(name, components[name])]
-        groups = [(name,) for name in light]
-        if point == "step":
-            groups = [(name,) for name in light if name in ("env", "rng", "normalizer")]
-        elif len(light) < len(components):
-            groups.append(tuple(name for name in components if name not in light))
+        heavy = tuple(name for name in components if name not in light)
+        groups: list[tuple[str, ...]] = [(name,) for name in light]
+        if is_inside:
+            groups = [(name,) for name in light if name in _INSIDE]
+        elif heavy:
+            groups.append(heavy)
+        paces = {}
         for group in groups:
-            pace = self._paces.get((point, *group))
-            if pace is None:
-                least = self._settings.heavy_every if group[0] not in light else 1
-                pace = Pace(self._settings.share / len(groups), least)
-                pace.slow_to(_least(self._num_records))
-                self._paces[point, *group] = pace
-            yield group, pace
+            least = self._settings.heavy_every if group == heavy else 1
+            paces[group] = Pace(self._settings.share / len(groups), least)
+            paces[group].slow_to(_least(self._num_records))
+        return paces
 
     def _write(self, record: dict[str, Any]) -> None:
         assert self._file is not None
@@ -378,7 +392,7 @@ class Trail:
         """Close the file; the next record begins a new part of it."""
         if self._file is not None:
             os.close(self._file)
-        self._file = None
+        self._file = self._last_whole = None
         self._before.clear()
 
 

@@ -60,7 +60,7 @@ class Session:
         known = {*parts, "gradients", *(f"rng.{name}" for name in _GENERATORS)}
         assert self._forget <= known, f"no part named {self._forget - known}"
         fresh = {name: get() for name, (get, _) in _GENERATORS.items()}
-        self.run.track(**{name: parts[name] for name in parts.keys() - self._forget})
+        self.run.track(**{name: part for name, part in parts.items() if name not in self._forget})
         self.run.resume()
         self.run.track(**parts)
         for name, (_, put_back) in _GENERATORS.items():
