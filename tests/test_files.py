@@ -222,7 +222,7 @@ def test_a_failing_write_surfaces_and_leaves_no_thread_and_no_open_file(
     assert error.errno == errno.ENOSPC
     assert calls[0] >= 1
     assert num_open_files() == open_before
-    assert not [t for t in threading.enumerate() if t.name.startswith("rekindle")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("rekindle-output")]
 
     monkeypatch.setattr(os, "pwrite", write)
     data = content(LARGE, seed=1)

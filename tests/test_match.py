@@ -220,7 +220,7 @@ def test_arrays_of_the_root_must_fit_and_deeper_ones_are_replaced(tmp_path: Path
     assert differences(tmp_path / "2", Node(np.zeros(3)), Node(np.zeros(4))) == ["state/value"]
 
     live = Node(Node(np.zeros(4)))
-    restored(tmp_path, Node(Node(np.ones(3))), live)
+    restored(tmp_path / "3", Node(Node(np.ones(3))), live)
     assert live.value.value.tolist() == [1, 1, 1]
 
 
@@ -262,7 +262,8 @@ def test_two_values_do_not_become_one_where_the_live_side_has_one(tmp_path: Path
     pair = (1, 2)
     live = Node([shared, array, pair], [shared, array, pair])
 
-    restored(tmp_path, Node([[1], np.ones(2), (1, 2)], [[2], np.full(2, 2.0), (1, 2)]), live)
+    first, second = ([[n], np.full(2, n), tuple([1, 2])] for n in (1.0, 2.0))  # noqa: C409
+    restored(tmp_path, Node(first, second), live)
 
     assert live.value[0] == [1]
     assert live.next[0] == [2]
@@ -853,7 +854,7 @@ def test_a_malformed_document_changes_nothing(tmp_path: Path) -> None:
     before = written(tmp_path / "before", state=live)
     refused = 0
 
-    for number in range(200):
+    for number in range(120):
         document = json.loads(text)
         container, key = chance.choice(_places(document))
         container[key] = chance.choice(JUNK)
@@ -867,4 +868,4 @@ def test_a_malformed_document_changes_nothing(tmp_path: Path) -> None:
         else:
             live = _sample()
 
-    assert refused > 120
+    assert refused > 60

@@ -16,7 +16,8 @@ from rekindle.codecs import values
 from rekindle.errors import Difference, FormatError
 from rekindle.state import Source, escape, tag_of, unescape
 
-_STRUCTURE = frozenset(("$id", "library", "name"))
+_STRUCTURE = frozenset(("$id", "library", "name", "detached"))
+"""What a node of an array says beside its values: how it is held, not what it is."""
 
 
 @dataclass

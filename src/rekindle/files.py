@@ -244,8 +244,12 @@ class Output:
         self._length += length
         if len(self._threads) < self._most_threads:
             thread = threading.Thread(target=self._drain, name="rekindle-output")
-            thread.start()
-            self._threads.append(thread)
+            try:
+                thread.start()
+                self._threads.append(thread)
+            except RuntimeError:
+                # The interpreter is ending and starts no more threads.
+                self._most_threads = len(self._threads)
         if self._threads:
             self._jobs.put((index, length, offset))
             return
@@ -416,7 +420,15 @@ def flush_all(paths: Iterable[Path]) -> None:
             flush(path)
         return
     with ThreadPoolExecutor(min(8, len(todo)), thread_name_prefix="rekindle-flush") as pool:
-        list(pool.map(flush, todo))
+        try:
+            done = [pool.submit(flush, path) for path in todo]
+        except RuntimeError:
+            # The interpreter is ending and starts no more threads.
+            done = []
+            for path in todo:
+                flush(path)
+    for future in done:
+        future.result()
 
 
 def replace_file(path: Path, data: bytes) -> None:

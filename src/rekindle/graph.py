@@ -493,7 +493,8 @@ def _refused(refusals: list[tuple[str, str]]) -> UnsupportedError:
     return UnsupportedError(
         f"{len(refusals)} value(s) cannot be expressed as data, so nothing was written:\n"
         f"{lines}{more}\n"
-        "Leave them out with exclude=[path], or save the object that can rebuild them.",
+        "Leave each out with exclude=[path], or let the object that holds it say itself what its "
+        "state is, with get_state and set_state as rk.Stateful describes.",
         key=refusals[0][0],
         refusals=refusals,
     )

@@ -366,24 +366,14 @@ class Match:
         path: str,
         *,
         strict: bool = False,
-        strict_arrays: bool = False,
     ) -> None:
-        """Match named attribute nodes with those of a live object, and set them later.
-
-        Args:
-            nodes: The attributes' nodes by name.
-            live: The object.
-            path: Where it stands.
-            strict: Whether they must fit what is live in structure, shapes and types.
-            strict_arrays: Whether only those that are arrays must.
-        """
+        """Match named attribute nodes with those of a live object, and set them later."""
         found = attributes_of(live)
         for key, node in nodes.items():
             name = unescape(key)
             if name == "$id" or self._keeps(join(path, name)):
                 continue
-            must_fit = strict or (strict_arrays and _is_array(node))
-            outcome = self.node(node, found.get(name, MISSING), join(path, name), strict=must_fit)
+            outcome = self.node(node, found.get(name, MISSING), join(path, name), strict=strict)
             if outcome is found.get(name, MISSING) or outcome is MISSING:
                 continue
             if name not in found and not _can_have(live, name):
@@ -493,7 +483,11 @@ class Match:
         extra: dict[Any, Any] = {}
         if strict:
             stored = {key for key, _ in pairs}
-            extra = {key: value for key, value in found.items() if key not in stored}
+            extra = {
+                key: value
+                for key, value in found.items()
+                if key not in stored and self._must_fit(value)
+            }
         for key, value in extra.items():
             self.differ(join(path, str(key)), "nothing of this name", _describe(value))
         outcomes: list[tuple[Any, Any]] = []
@@ -507,6 +501,15 @@ class Match:
             else:
                 self._miss(node, inner)
         later(lambda: _refill(target, {**dict(outcomes), **extra}))
+
+    def _must_fit(self, live: Any) -> bool:
+        """Whether what only the live side has is a difference.
+
+        In a component that is an object of the program's, only where it holds arrays: what else its
+        dictionaries and tuples hold comes and goes.
+        """
+        root = None if self._document is None else self._document.root
+        return not isinstance(root, dict) or tag_of(root) != "$object" or _holds_arrays(live)
 
     def _miss(self, node: Any, path: str) -> None:
         """Note that nothing stands where the checkpoint holds only a name, unless it is noted."""
@@ -655,7 +658,7 @@ class Match:
         found = live if type(live) is tuple else ()
         if strict and isinstance(live, tuple) and type(live) is not tuple:
             self.differ(path, f"a tuple of {len(node['$tuple'])}", _describe(live))
-        elif strict and found and len(found) != len(node["$tuple"]):
+        elif strict and found and len(found) != len(node["$tuple"]) and self._must_fit(found):
             self.differ(path, f"a tuple of {len(node['$tuple'])}", f"one of {len(found)}")
         outcomes = self._parts(node, lambda: self._each(node["$tuple"], found, path, strict))
         return self.register(node, self._same_or(live, tuple(_present(outcomes)), path))
@@ -790,8 +793,7 @@ class Match:
         for name in attributes_of(live):
             if name not in stored:
                 self.surplus(live, name, path)
-        is_strict = strict and path_is_root(path)
-        self.attributes(node["attributes"], live, path, strict_arrays=is_strict)
+        self.attributes(node["attributes"], live, path, strict=strict and path_is_root(path))
 
     def _match_items(
         self, node: dict[str, Any], live: Any, content: Any, path: str, strict: bool
@@ -1174,8 +1176,12 @@ def _whole(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
     return array.reshape(-1, order="A").view(np.uint8) if array.flags.forc else None
 
 
-def _is_array(node: Any) -> bool:
-    return isinstance(node, dict) and tag_of(node) in ("$array", "$view")
+def _holds_arrays(live: Any) -> bool:
+    if isinstance(live, Mapping):
+        return any(map(_holds_arrays, live.values()))
+    if isinstance(live, (list, tuple)):
+        return any(map(_holds_arrays, live))
+    return hasattr(live, "dtype") and bool(getattr(live, "shape", ()))
 
 
 def _has_strides(array: np.ndarray[Any, Any], strides: list[int]) -> bool:

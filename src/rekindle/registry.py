@@ -23,6 +23,8 @@ ADAPTERS: dict[str, str] = {
     "torch.nn.modules.module.Module": "rekindle.adapters.torch_module:MODULE",
     "torch.optim.optimizer.Optimizer": "rekindle.adapters.torch_optim:OPTIMIZER",
     "torch.amp.grad_scaler.GradScaler": "rekindle.adapters.torch_optim:SCALER",
+    "torch.utils.data.dataloader.DataLoader": "rekindle.adapters.torch_data:LOADER",
+    "torch.utils.data.dataloader._BaseDataLoaderIter": "rekindle.adapters.torch_data:ITERATOR",
     "jax.jaxlib._jax.Array": "rekindle.adapters.jax_values:ARRAY",
     "jax.Array": "rekindle.adapters.jax_values:ARRAY",
     "jax._src.core.Tracer": "rekindle.adapters.jax_values:ARRAY",
@@ -66,6 +68,7 @@ ADAPTERS: dict[str, str] = {
         "rekindle.adapters.external:EXTERNAL"
     ),
     "gymnasium.envs.mujoco.mujoco_rendering.BaseRender": "rekindle.adapters.external:EXTERNAL",
+    "ale_py.env.AtariEnv": "rekindle.adapters.ale:ENVIRONMENT",
     "ale_py._ale_py.ALEInterface": "rekindle.adapters.ale:INTERFACE",
     "ale_py._ale_py.ALEVectorInterface": "rekindle.adapters.ale:VECTOR",
     "minigrid.core.roomgrid.Room": "rekindle.adapters.minigrid:OBJECT",

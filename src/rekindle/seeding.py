@@ -44,13 +44,13 @@ def _generators(node: Any, path: str) -> Iterator[tuple[str, Any]]:
     if not isinstance(node, dict):
         return
     adapter = node.get("$adapter", "")
+    separator = "." if "/" in path else "/"
     if adapter == f"{_PREFIX}global":
         for name, part in node["state"].items():
-            yield f"{path}/{name}", part
+            yield f"{path}{separator}{name}", part
     elif adapter.startswith(_PREFIX):
         yield path, node["state"]
     else:
-        separator = "." if "/" in path else "/"
         for name, child in children(node).items():
             yield from _generators(child, f"{path}{separator}{name}")
 

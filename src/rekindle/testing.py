@@ -19,7 +19,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from rekindle import trail
-from rekindle.adapters.generators import GlobalRNG
 from rekindle.adapters.sb3 import WALL_CLOCK
 from rekindle.checkpoint import Checkpoint, open_checkpoint, restore, save
 from rekindle.errors import Difference, UnsupportedError, listing

@@ -41,10 +41,13 @@ ROOT = "REKINDLE_VERIFY_ROOT"
 """Variable with a directory that takes the place of where runs are."""
 EVERY = "REKINDLE_VERIFY_EVERY"
 """Variable with the number of steps between two checkpoints, instead of what the script says."""
+IGNORE = "REKINDLE_VERIFY_IGNORE"
+"""Variable with patterns of paths whose values may differ, one per line."""
 
 SHARE = 0.02
 """The most of a run's time that its trail takes."""
 
+_DETACHED = b'"detached":true,'
 _LENGTH = 8
 """Bytes of a digest."""
 _WINDOW = 4
@@ -73,6 +76,8 @@ class Settings:
     """Networks, optimizers and buffers are digested at most once in so many steps before that."""
     share: float = SHARE
     """The most of the run's time that it takes before that."""
+    ignore: tuple[str, ...] = WALL_CLOCK
+    """Patterns of paths whose values may differ."""
 
 
 def asked_for() -> Settings | None:
@@ -85,10 +90,11 @@ def asked_for() -> Settings | None:
     if text in ("", "0"):
         return None
     word, _, step = text.partition(":")
+    ignore = (*WALL_CLOCK, *os.environ.get(IGNORE, "").splitlines())
     if text == "1":
-        return Settings()
+        return Settings(ignore=ignore)
     if word == "dense" and (not step or step.isdigit()):
-        return Settings(dense_from=int(step or 0))
+        return Settings(dense_from=int(step or 0), ignore=ignore)
     raise UnsupportedError(f"{TRAIL}={text}: expected 1, dense or dense:STEP. Set one of these.")
 
 
@@ -96,6 +102,8 @@ def redirected(path: PathLike) -> Path:
     """Where a run's directory is: below the root for verification, when that is set."""
     root = os.environ.get(ROOT)
     if not root:
+        return Path(path)
+    if Path(path).is_absolute() and Path(path).is_relative_to(root):
         return Path(path)
     inside = os.path.relpath(path)
     return Path(root, *(part if part != os.pardir else "up" for part in Path(inside).parts))
@@ -147,11 +155,12 @@ def _digest(
     stored: Mapping[str, Mapping[str, arrays.Stored]],
     ignore: tuple[str, ...],
 ) -> str:
-    text = msgspec.json.encode(document, order="deterministic")
+    # A tensor that was restored has no history of how it was computed, and no note of that.
+    text = msgspec.json.encode(document, order="deterministic").replace(_DETACHED, b"")
     names: Iterable[str] = sorted(stored[component])
     if any(piece in text for piece in _pieces(ignore)):
         pairs = sorted(_leaves(component, document, "", ignore), key=lambda pair: pair[0])
-        text = msgspec.json.encode(pairs, order="deterministic")
+        text = msgspec.json.encode(pairs, order="deterministic").replace(_DETACHED, b"")
         held = {_short_name(node, component) for _, node in pairs}
         names = [name for name in names if name in held]
     digest = blake3(text)
@@ -358,7 +367,8 @@ class Trail:
         self, components: Mapping[str, Any], names: tuple[str, ...], *, is_inside: bool
     ) -> dict[str, str | None]:
         try:
-            return {**digests(components, names, exclude=self._exclude)}
+            ignore = self._settings.ignore
+            return {**digests(components, names, exclude=self._exclude, ignore=ignore)}
         except UnsupportedError:
             if not is_inside:
                 raise
@@ -434,11 +444,6 @@ class Segment:
     records: dict[Place, dict[str, str | None]]
     """Digests by component, in the order in which they were written."""
 
-    @property
-    def last_step(self) -> int:
-        """The last step that it told of."""
-        return max((place.step for place in self.records), default=0)
-
 
 def read(path: Path) -> list[Segment]:
     """The trail of a run, process by process; lines that a kill cut off are left out."""
@@ -455,6 +460,15 @@ def read(path: Path) -> list[Segment]:
             place = Place(record["step"], record["at"] == "loop")
             found[-1].records.setdefault(place, {}).update(record["parts"])
     return found
+
+
+def merged(segments: Sequence[Segment]) -> Segment:
+    """Several parts of a trail as one: it began as the first, and the latest record counts."""
+    records: dict[Place, dict[str, str | None]] = {}
+    for segment in segments:
+        for place, record in segment.records.items():
+            records.setdefault(place, {}).update(record)
+    return Segment(segments[0].resumed_from if segments else None, records)
 
 
 def last_step(path: Path) -> int | None:

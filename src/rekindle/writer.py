@@ -6,10 +6,10 @@ been detached. A commit makes a new directory that appears whole (`rekindle.file
 
 from __future__ import annotations
 
-import atexit
 import datetime
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,10 +114,8 @@ class Background:
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._idle = threading.Event()
-        self._idle.set()
-        self._is_started = False
-        self._failure: BaseException | None = None
+        self._state = _State()
+        self._end: weakref.finalize[..., Background] | None = None
         self._memory = np.empty(0, np.uint8)
 
     def submit(
@@ -126,45 +124,39 @@ class Background:
         """Detach a draft from the live objects and commit it; `then` runs after it is durable."""
         self.wait()
         self._detach(plan)
+        state = self._state
 
         def work() -> None:
             try:
                 then(plan, commit(plan, overwrite=overwrite))
             except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-                self._failure = error
+                state.failure = error
             finally:
-                self._idle.set()
+                state.idle.set()
 
         self._start()
-        self._idle.clear()
+        state.idle.clear()
         self._jobs.put(work)
 
     def _start(self) -> None:
         """Start the thread once: starting one for each save would hand it the interpreter."""
-        if not self._is_started:
-            self._is_started = True
+        if self._end is None or not self._end.alive:
             thread = threading.Thread(
                 target=_serve, args=(self._jobs,), name="rekindle-commit", daemon=True
             )
             thread.start()
-            atexit.register(self.wait)
+            # Also when the interpreter ends, or nobody holds this object any more.
+            self._end = weakref.finalize(self, _finish, self._jobs, self._state)
 
     def wait(self) -> None:
         """Wait for the commit under way; raise what went wrong with it."""
-        self._idle.wait()
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise failure
+        self._state.settle()
 
     def close(self) -> None:
         """Wait, and end the thread; the next `submit` starts another."""
-        try:
-            self.wait()
-        finally:
-            if self._is_started:
-                self._is_started = False
-                self._jobs.put(None)
-                atexit.unregister(self.wait)
+        if self._end is not None:
+            self._end()
+        self.wait()
 
     def _detach(self, plan: Draft) -> None:
         """Copy every array into the staging memory."""
@@ -181,9 +173,32 @@ class Background:
             offset += size
 
 
+class _State:
+    """Whether a commit is under way, and what went wrong with the last one."""
+
+    def __init__(self) -> None:
+        self.idle = threading.Event()
+        self.idle.set()
+        self.failure: BaseException | None = None
+
+    def settle(self) -> None:
+        self.idle.wait()
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            raise failure
+
+
+def _finish(jobs: queue.SimpleQueue[Callable[[], None] | None], state: _State) -> None:
+    jobs.put(None)
+    state.settle()
+
+
 def _serve(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
-    while (job := jobs.get()) is not None:
+    job = jobs.get()
+    while job is not None:
         job()
+        del job  # it holds the run, which must be free to go while this thread waits
+        job = jobs.get()
 
 
 _ALIGNMENT = 64

@@ -104,3 +104,51 @@ def test_the_vectorised_console_is_refused_with_a_remedy() -> None:
             rk.capture_env(vector)
     finally:
         vector.close()
+
+
+def _frames(env: Any, actions: list[int]) -> list[bytes]:
+    return [env.step(action)[0].tobytes() for action in actions]
+
+
+def test_the_action_that_may_stick_is_part_of_the_state() -> None:
+    env = _game(31, "MontezumaRevenge", repeat_action_probability=0.9, frameskip=1)
+    state = rk.capture_env(env.unwrapped.ale)
+    console = state["document"]["root"]["state"]
+    actions = [env.action_space.sample() for _ in range(40)]
+    first = _frames(env, actions)
+    kept = console["last_action"]
+    others = []
+    for action in range(18):
+        console["last_action"] = action
+        rk.restore_env(env.unwrapped.ale, state)
+        others.append(_frames(env, actions) == first)
+    assert others[kept]
+    assert not all(others)
+
+
+def test_a_capture_does_not_disturb_what_sticks() -> None:
+    env, watched = (
+        _game(31, "MontezumaRevenge", repeat_action_probability=0.9, frameskip=1) for _ in range(2)
+    )
+    for _ in range(30):
+        actions = [env.action_space.sample() for _ in range(7)]
+        rk.capture_env(watched)
+        assert _frames(watched, actions) == _frames(env, actions)
+
+
+def test_the_words_of_the_generator_draw_the_smallest_and_the_largest_number() -> None:
+    from rekindle.adapters import ale
+
+    for word, number in ((ale._ALWAYS, 0), (ale._NEVER, 0xFFFFFFFF)):
+        bits = np.random.MT19937()
+        key = np.full(624, word, np.uint32)
+        bits.state = {"bit_generator": "MT19937", "state": {"key": key, "pos": 0}}
+        assert bits.random_raw(624).tolist() == [number] * 624
+
+
+def test_continuous_actions_that_stick_are_refused_with_the_remedy() -> None:
+    with pytest.raises(rk.UnsupportedError, match="repeat_action_probability=0"):
+        rk.capture_env(gym.make("ALE/Breakout-v5", continuous=True))
+    env = gym.make("ALE/Breakout-v5", continuous=True, repeat_action_probability=0.0)
+    env.reset(seed=1)
+    rk.restore_env(env, rk.capture_env(env))

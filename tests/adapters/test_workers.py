@@ -16,6 +16,12 @@ from tests.scripts.environments import ABLATIONS, WORKERS
 
 import rekindle as rk
 
+pytestmark = [
+    # Other tests in this process may have started threads of JAX or torch; the workers use neither.
+    pytest.mark.filterwarnings("ignore:os.fork\\(\\) was called:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Any:

@@ -75,7 +75,7 @@ def compared(first: Path, second: Path) -> tuple[list[Comparison], tuple[str, ..
     """The ends of two runs; generators that no one seeded are told apart by how the runs began."""
     runs = rk.Run(first), rk.Run(second)
     free = unseeded(*(run.about.get("start", {}) for run in runs))
-    ignore = [*WALL_CLOCK, *(f"{path.partition('/')[2]}*" for path in free)]
+    ignore = [*WALL_CLOCK, *(f"{path}*" for path in free)]
     return runs[0].latest().compare(runs[1].latest(), ignore=ignore), free
 
 

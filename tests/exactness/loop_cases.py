@@ -493,9 +493,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     train, total, every = CASES[arguments.case]
-    train(Session(
+    session = Session(
         arguments.run, total, arguments.every or every, arguments.kill_at, arguments.forget
-    ))  # fmt: skip
+    )
+    train(session)
+    session.run.close()
 
 
 if __name__ == "__main__":

@@ -105,12 +105,13 @@ class Tensor(Adapter):
     def capture(self, live: torch.Tensor, walk: Walk, path: str) -> dict[str, Any]:
         """The node of one tensor."""
         cls = type(live)
-        if torch.nn.parameter.is_lazy(live):
-            walk.refuse(path, f"{label(cls)}, which has no shape yet; run one forward pass first")
-            return {}
         extra: dict[str, Any] = {"library": "torch"}
         if cls is not torch.Tensor:
             extra["class"] = label(cls)
+            if torch.nn.parameter.is_lazy(live):
+                reason = "which has no shape yet; run one forward pass first"
+                walk.refuse(path, f"{label(cls)}, {reason}")
+                return {}
         if live.requires_grad:
             if live.is_leaf:
                 extra["requires_grad"] = True

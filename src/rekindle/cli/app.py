@@ -16,6 +16,7 @@ from rekindle.cli.demo import demo
 from rekindle.cli.ls import ls
 from rekindle.cli.show import show
 from rekindle.cli.verify import verify
+from rekindle.cli.verify_resume import verify_resume
 
 USAGE = 2
 INTERRUPTED = 130
@@ -46,6 +47,11 @@ app.command(
     epilog="Examples: [bold]rekindle verify runs/ppo[/bold]\n\n"
     "[bold]rekindle verify runs/ppo/step_000010000 && cp -r runs/ppo /backup[/bold]"
 )(verify)
+app.command(
+    epilog="Examples: [bold]rekindle verify-resume -- python train.py --seed 3[/bold]\n\n"
+    "[bold]rekindle verify-resume --kill-at 5000 --every 1000 -- python train.py[/bold]",
+    context_settings={"allow_interspersed_args": False},
+)(verify_resume)
 
 
 def _print_version(asked: bool) -> None:

@@ -67,12 +67,14 @@ def encode(array: Array) -> tuple[Stored, dict[str, Any]]:
     Raises:
         TypeError: The dtype holds Python objects, or is not one of numpy's own.
     """
+    code = _CODE_OF.get(array.dtype.str)
+    if code is not None and array.flags.c_contiguous:
+        return Stored(code, array), {}
     extra: dict[str, Any] = {}
     shape = array.shape
     if array.size and any(s == 0 and n > 1 for s, n in zip(array.strides, shape, strict=True)):
         extra["shape"] = list(shape)
         array = array[tuple(slice(0, 1) if s == 0 else slice(None) for s in array.strides)]
-    code = _CODE_OF.get(array.dtype.str)
     strides = array.strides
     if code is not None:
         stored = Stored(code, array)
