@@ -224,6 +224,17 @@ def test_arrays_of_the_root_must_fit_and_deeper_ones_are_replaced(tmp_path: Path
     assert live.value.value.tolist() == [1, 1, 1]
 
 
+def test_what_an_object_has_gathered_since_is_forgotten_and_surplus_arrays_are_not(
+    tmp_path: Path,
+) -> None:
+    live = Node({(1, 1): 5, (0, 0): 6}, ((1, 1), (2, 2)))
+    restored(tmp_path / "1", Node({(0, 0): 1}, ((0, 0),)), live)
+    assert (live.value, live.next) == ({(0, 0): 1}, ((0, 0),))
+
+    live = Node({"w": np.zeros(2), "b": np.zeros(2)})
+    assert differences(tmp_path / "2", Node({"w": np.zeros(2)}), live) == ["state/value.b"]
+
+
 def test_a_live_array_with_other_strides_is_filled_where_it_must_stay(tmp_path: Path) -> None:
     live = {"a": np.asfortranarray(np.zeros((2, 3)))}
     array = live["a"]

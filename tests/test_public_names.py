@@ -69,7 +69,11 @@ def test_importing_takes_under_100_milliseconds(tmp_path: Path) -> None:
     seconds: list[float] = []
     while len(seconds) < 20 and not any(one < 0.1 for one in seconds):
         output = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
         ).stdout
         seconds.append(float(output))
     assert min(seconds) < 0.1, seconds

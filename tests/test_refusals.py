@@ -1,4 +1,4 @@
-"""What cannot be saved or resumed exactly is refused, by name, with the remedy, changing nothing."""
+"""What cannot be saved or resumed exactly is refused by name, with the remedy."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from gymnasium.utils import EzPickle
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -119,6 +120,25 @@ def test_an_object_that_says_its_state_itself_is_saved_whatever_it_holds(tmp_pat
     assert next(again) == next(engine) == 2
 
 
+class Simulated(gym.Env[np.ndarray, int], EzPickle):
+    """An environment whose pickle is a fresh one, over a simulator of compiled code."""
+
+    def __init__(self) -> None:
+        EzPickle.__init__(self)
+        self.simulator = np.nditer(np.arange(9))
+
+
+def test_an_environment_that_pickles_as_a_fresh_one_is_refused_for_what_it_holds(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(rk.UnsupportedError, match=r"env/simulator: numpy:nditer, .* no adapter"):
+        rk.save(tmp_path / "saved", env=Simulated())
+    with pytest.raises(rk.UnsupportedError, match="env/simulator"):
+        rk.capture_env(Simulated())
+    rk.save(tmp_path / "saved", env=Simulated(), exclude=["env.simulator"])
+    assert rk.restore(tmp_path / "saved", env=Simulated()).excluded == ("env/simulator",)
+
+
 # --------------------------------------------------------------------------- DataLoader
 
 
@@ -166,9 +186,9 @@ def test_a_loop_over_a_tracked_loader_is_found_although_nothing_tracked_holds_it
     loader = LOADERS[name]()
     rk.save(tmp_path / "before", agent={"loader": loader})
     for _ in loader:
-        with pytest.raises(rk.UnsupportedError, match="agent/loader: .*in mid-iteration"):
+        with pytest.raises(rk.UnsupportedError, match=r"agent/loader: .*in mid-iteration"):
             rk.save(tmp_path / "within", agent={"loader": loader})
-        with pytest.raises(rk.MismatchError, match="agent/loader: .*in mid-iteration"):
+        with pytest.raises(rk.MismatchError, match=r"agent/loader: .*in mid-iteration"):
             rk.restore(tmp_path / "before", agent={"loader": loader})
         break
     rk.save(tmp_path / "after", agent={"loader": loader})
@@ -309,9 +329,13 @@ def test_another_loop_is_refused_with_every_difference_and_nothing_is_changed(
         run.save()
     said = resume_refused(Loop(width=9, num_envs=3), tmp_path / "run")
     for line in (
-        "policy/0.weight: expected torch.float32 of shape (8, 4), found torch.float32 of shape (9,",
-        "policy/0.bias", "policy/1.weight", "optimizer/params.0", "optimizer/params.2", "env/num_envs",
-    ):  # fmt: skip
+        "policy/0.weight: expected float32 of shape (8, 4), found float32 of shape (9, 4)",
+        "policy/0.bias",
+        "policy/1.weight",
+        "optimizer/params.0",
+        "optimizer/params.2",
+        "env/num_envs: expected 2, found 3",
+    ):
         assert line in said
     said = resume_refused(Loop(env="Acrobot-v1"), tmp_path / "run")
     for line in ("env/envs.0", "env/envs.1", "CartPole", "Acrobot"):
@@ -394,8 +418,6 @@ def test_another_model_is_refused_with_every_difference_and_nothing_is_changed(
         live.learn(total, callback=own)
     for text in said:
         assert text in str(caught.value)
-    if len(said) == 1:
-        assert len(caught.value.differences) <= 3
     assert picture(parts) == state
     assert live.num_timesteps == 0
     assert (run.about, run.steps) == before

@@ -20,8 +20,8 @@ import rekindle as rk
 from rekindle import writer
 
 
-def commit_threads() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name == "rekindle-commit"]
+def commit_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "rekindle-commit"}
 
 
 @pytest.fixture
@@ -120,21 +120,21 @@ def test_training_goes_on_after_a_failed_commit(
 
 
 def test_the_threads_end_with_their_runs(tmp_path: Path) -> None:
-    before = len(commit_threads())
+    before = commit_threads()
     run, _, progress = started(tmp_path / "closed")
     progress.step = 1
     run.checkpoint()
-    assert len(commit_threads()) == before + 1
+    assert len(commit_threads() - before) == 1
     run.close()
     dropped, _, progress = started(tmp_path / "dropped")
     progress.step = 1
     dropped.checkpoint()
     del dropped
     deadline = time.monotonic() + 5
-    while len(commit_threads()) > before and time.monotonic() < deadline:
+    while commit_threads() - before and time.monotonic() < deadline:
         gc.collect()
         time.sleep(0.01)
-    assert len(commit_threads()) == before
+    assert commit_threads() - before == set()
     assert rk.Run(tmp_path / "dropped").steps == [1]
 
 

@@ -99,6 +99,7 @@ class Match:
         self._waiting: collections.deque[tuple[str, Callable[[], Any]]] = collections.deque()
         self._depth = 0
         self._num_unfinished = 0
+        self._is_loose = False
         self._keep: list[Any] = []
         self._document: Document | None = None
         self.component = ""
@@ -505,11 +506,16 @@ class Match:
     def _must_fit(self, live: Any) -> bool:
         """Whether what only the live side has is a difference.
 
-        In a component that is an object of the program's, only where it holds arrays: what else its
-        dictionaries and tuples hold comes and goes.
+        Among the attributes of the program's own objects only where it holds arrays: what else
+        their dictionaries and tuples hold comes and goes.
         """
-        root = None if self._document is None else self._document.root
-        return not isinstance(root, dict) or tag_of(root) != "$object" or _holds_arrays(live)
+        return not self._is_loose or _holds_arrays(live)
+
+    @contextlib.contextmanager
+    def _loosely(self, is_loose: bool) -> Iterator[None]:
+        before, self._is_loose = self._is_loose, is_loose
+        yield
+        self._is_loose = before
 
     def _miss(self, node: Any, path: str) -> None:
         """Note that nothing stands where the checkpoint holds only a name, unless it is noted."""
@@ -793,7 +799,9 @@ class Match:
         for name in attributes_of(live):
             if name not in stored:
                 self.surplus(live, name, path)
-        self.attributes(node["attributes"], live, path, strict=strict and path_is_root(path))
+        with self._loosely(True):
+            is_strict = strict and path_is_root(path)
+            self.attributes(node["attributes"], live, path, strict=is_strict)
 
     def _match_items(
         self, node: dict[str, Any], live: Any, content: Any, path: str, strict: bool
@@ -819,7 +827,7 @@ class Match:
         """
         if live is not MISSING and self._depth < _DEEPEST:
             token = f"{self.component}#{node['$id']}" if "$id" in node else None
-            with self._unfinished(token):
+            with self._unfinished(token), self._loosely(False):
                 shell = self._shell(node, cls, path, live)
                 found = attributes_of(live)
                 outcomes = self._match_attributes(node, shell, path, found, strict)
@@ -913,7 +921,8 @@ class Match:
             self.differ(path, f"an object of class {node['class']} of its own", found)
             return self.register(node, live)
         self.register(node, live)
-        return self.register(node, adapter.restore(node, live, self, path))
+        with self._loosely(False):
+            return self.register(node, adapter.restore(node, live, self, path))
 
     # ------------------------------------------------------------------ arrays
 

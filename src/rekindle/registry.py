@@ -56,6 +56,7 @@ ADAPTERS: dict[str, str] = {
     "rekindle.environments.Stateful": "rekindle.adapters.declared:STATE",
     "gymnasium.spaces.space.Space": "rekindle.adapters.gymnasium:SPACE",
     "gymnasium.envs.registration.EnvSpec": "rekindle.adapters.gymnasium:SPEC",
+    "gymnasium.vector.sync_vector_env.SyncVectorEnv": "rekindle.adapters.gymnasium:SYNC",
     "mujoco._structs.MjData": "rekindle.adapters.mujoco:DATA",
     "mujoco._structs.MjModel": "rekindle.adapters.mujoco:MODEL",
     "mujoco._structs.MjvScene": "rekindle.adapters.external:EXTERNAL",

@@ -509,7 +509,7 @@ class Run(Shown):
     def close(self) -> None:
         """Wait for a save under way, then let others write this run."""
         try:
-            self._commits.wait()
+            self._commits.close()
         finally:
             if self._trail is not None:
                 self._trail.close()

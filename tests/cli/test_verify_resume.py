@@ -272,6 +272,7 @@ SABOTAGED = """
 """
 
 
+@pytest.mark.exactness
 def test_a_changed_moment_of_adam_is_found_in_an_sb3_script(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

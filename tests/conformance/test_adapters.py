@@ -87,6 +87,26 @@ def _space(seed: int, size: int = 4) -> Any:
     return spaces.Dict({"a": spaces.Discrete(size), "b": spaces.Box(-1, 1, (2,))}, seed=seed)
 
 
+def _vector(seed: int, count: int = 2) -> Any:
+    env = _gymnasium().vector.SyncVectorEnv([lambda: _gymnasium().make("CartPole-v1")] * count)
+    env.reset(seed=seed)
+    return env
+
+
+def _loader(seed: int) -> Any:
+    data = importlib.import_module("torch.utils.data")
+    generator = _torch().Generator()
+    generator.manual_seed(seed)
+    rows = data.TensorDataset(_torch().arange(6.0))
+    return data.DataLoader(rows, batch_size=4, shuffle=True, generator=generator)
+
+
+def _finished_pass(seed: int) -> Any:
+    batches = iter(_loader(seed))
+    assert list(batches)
+    return batches
+
+
 def _sb3(name: str) -> Any:
     return importlib.import_module(f"stable_baselines3.{name}")
 
@@ -258,6 +278,11 @@ KINDS: dict[str, Kind] = {
         make=lambda seed: _gymnasium().spec("CartPole-v1"),
         unfit=lambda: _gymnasium().spec("Acrobot-v1"),
     ),
+    "gymnasium.vector.sync_vector_env.SyncVectorEnv": Kind(
+        make=_vector, use=_act, unfit=lambda: _vector(3, count=3)
+    ),
+    "torch.utils.data.dataloader.DataLoader": Kind(make=_loader, use=list),
+    "torch.utils.data.dataloader._BaseDataLoaderIter": Kind(make=_finished_pass),
     "stable_baselines3.common.base_class.BaseAlgorithm": Kind(
         make=_algorithm,
         use=_advance,
@@ -319,7 +344,9 @@ def _is_left_alone(name: str) -> bool:
     return isinstance(_adapter(name), External)
 
 
-REPLACED = {"torch.dtype", "torch.Size", "torch.device"}
+REPLACED = {
+    "torch.dtype", "torch.Size", "torch.device", "torch.utils.data.dataloader._BaseDataLoaderIter",
+}  # fmt: skip
 """Plain values, which take the place of whatever is there."""
 STATEFUL = [name for name in KINDS if not _is_left_alone(name)]
 EXTERNAL = [name for name in KINDS if _is_left_alone(name)]

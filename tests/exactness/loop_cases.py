@@ -132,9 +132,7 @@ def ppo(session: Session, envs: gym.vector.VectorEnv) -> None:
     loop.observations, _ = envs.reset(seed=4)
     loop.dones = np.zeros(envs.num_envs, dtype=bool)
     loop.losses = []
-    session.begin(
-        policy=agent, average=average, optimizer=optimizer, schedule=schedule, env=envs
-    )
+    session.begin(policy=agent, average=average, optimizer=optimizer, schedule=schedule, env=envs)
     while loop.step < session.total:
         session.run.checkpoint()
         rows: list[tuple[Any, ...]] = []
@@ -147,7 +145,8 @@ def ppo(session: Session, envs: gym.vector.VectorEnv) -> None:
             rows.append((*before, tensor(reward), tensor(loop.dones)))
             loop.dones = ended | cut
             session.advance(envs.num_envs)
-        states, actions, log_probs, values, rewards, dones = map(torch.stack, zip(*rows))
+        columns = map(torch.stack, zip(*rows, strict=True))
+        states, actions, log_probs, values, rewards, dones = columns
         with torch.no_grad():
             upcoming = agent(tensor(loop.observations))[1]
         advantages, running = torch.zeros_like(rewards), torch.zeros(envs.num_envs)
@@ -416,7 +415,7 @@ def dqn(session: Session) -> None:
         session.advance()
         if loop.step < 40:
             continue
-        batch = Transition(*map(np.array, zip(*random.choices(replay, k=16))))
+        batch = Transition(*map(np.array, zip(*random.choices(replay, k=16), strict=True)))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             with torch.no_grad():
                 value = target(tensor(batch.following)).max(1).values

@@ -1,4 +1,4 @@
-"""Gymnasium's spaces and specs. Environments and wrappers are ordinary objects and need none."""
+"""Gymnasium's spaces, specs and vectors. Environments and wrappers are ordinary objects."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 from rekindle import spaces
+from rekindle.adapters.attributes import Attributes
 from rekindle.graph import Walk, join
 from rekindle.match import MISSING, Match
 from rekindle.protocols import Adapter
@@ -83,3 +84,4 @@ class Spec(Adapter):
 
 SPACE = Space()
 SPEC = Spec()
+SYNC = Attributes("gymnasium.sync_vector", strict=True, equal=("num_envs",))
