@@ -71,11 +71,11 @@ def test_python_in_the_docs_runs(
 
 
 def commands(block: Block) -> Iterator[list[str]]:
-    """The words of each `rekindle ...` line of a block, without prompt, comment and options."""
+    """The words of each `rekindle ...` line of a block, as far as they are for `rekindle`."""
     for line in block.text.splitlines():
         words = shlex.split(line.removeprefix("$ "), comments=True)
         if words[:1] == ["rekindle"]:
-            yield words
+            yield words[: words.index("--")] if "--" in words else words
 
 
 def known_commands() -> dict[str, set[str]]:

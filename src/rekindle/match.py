@@ -889,7 +889,7 @@ class Match:
         if name in cls.__members__:
             return self.register(node, cls.__members__[name])
         value = self.node(node["value"], MISSING, path)
-        if issubclass(cls, enum.Flag) and isinstance(value, int):
+        if issubclass(cls, enum.Flag) and isinstance(value, int) and _is_plain_flag(cls):
             return self.register(node, cls(value))
         self.differ(path, f"a member {name} of {node['$enum']}", "no such member")
         return live
@@ -1225,6 +1225,11 @@ def _loaded_class(name: str) -> type | None:
     for part in qualified.split("."):
         found = vars(found).get(part) if found is not None and hasattr(found, "__dict__") else None
     return found if isinstance(found, type) else None
+
+
+def _is_plain_flag(cls: type[enum.Flag]) -> bool:
+    """Whether combining members runs no code but the standard library's."""
+    return all("_missing_" not in vars(base) for base in cls.__mro__ if base.__module__ != "enum")
 
 
 def _is_namedtuple(cls: type) -> bool:

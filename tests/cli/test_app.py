@@ -16,7 +16,7 @@ from tests.cli.command import PROGRAM, rekindle, shell
 import rekindle as rk
 from rekindle.cli.app import app
 
-COMMANDS = ("demo", "show", "ls", "verify")
+COMMANDS = ("demo", "show", "ls", "verify", "verify-resume")
 READING = ("show", "ls", "verify")
 
 
@@ -29,7 +29,8 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_these_are_the_commands() -> None:
-    assert {str(command.callback.__name__) for command in app.registered_commands} == set(COMMANDS)
+    found = {str(command.callback.__name__) for command in app.registered_commands}
+    assert {name.replace("_", "-") for name in found} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
