@@ -44,8 +44,8 @@ EVERY = "REKINDLE_VERIFY_EVERY"
 IGNORE = "REKINDLE_VERIFY_IGNORE"
 """Variable with patterns of paths whose values may differ, one per line."""
 
-SHARE = 0.02
-"""The most of a run's time that its trail takes."""
+SHARE = 0.015
+"""The most of a run's time that its trail takes at each of the two places in a loop."""
 
 _DETACHED = b'"detached":true,'
 _LENGTH = 8
