@@ -71,3 +71,21 @@ def test_ignored_paths_are_counted_and_not_compared(tmp_path: Path) -> None:
 def test_a_component_that_only_one_holds_differs(tmp_path: Path) -> None:
     found = compared(tmp_path, lambda s: s.update(extra={"a": 1}))
     assert not found["extra"].is_identical
+
+
+def chain(length: int, last: float) -> list[Any]:
+    """A list in a list in a list, so deep that its end is written outside the root."""
+    nested: list[Any] = [last]
+    for _ in range(length):
+        nested = [nested]
+    return nested
+
+
+def test_what_is_nested_deep_is_compared_too(tmp_path: Path) -> None:
+    one = rk.save(tmp_path / "one", deep={"chain": chain(300, 1.0)})
+    two = rk.save(tmp_path / "two", deep={"chain": chain(300, 1.0)})
+    other = rk.save(tmp_path / "other", deep={"chain": chain(300, 1.5)})
+    assert one.compare(two)[0].is_identical
+    found = one.compare(other)[0]
+    assert found.largest_difference == 0.5
+    assert len(found.differences) == 1

@@ -53,7 +53,7 @@ def compare(
     """
     result = Comparison(component)
     pair = _Pair(component, first, second, ignore, result)
-    pair.node(first.document(component).root, second.document(component).root, "")
+    pair.run()
     return result
 
 
@@ -65,6 +65,15 @@ class _Pair:
         self._sources = (first, second)
         self._ignore = tuple(ignore)
         self._out = out
+        self._documents = first.document(component), second.document(component)
+        self._met: set[int] = set()
+        self._pending: list[tuple[Any, Any, str]] = []
+
+    def run(self) -> None:
+        """Compare the roots, and what stands outside them because it is nested deep."""
+        self._pending.append((self._documents[0].root, self._documents[1].root, ""))
+        while self._pending:
+            self.node(*self._pending.pop(0))
 
     def node(self, first: Any, second: Any, path: str) -> None:
         """Compare two nodes and everything below them."""
@@ -75,6 +84,8 @@ class _Pair:
             tag = tag_of(first)
             if tag in ("$array", "$view") and tag == tag_of(second):
                 self._arrays(first, second, path)
+            elif tag == "$ref" == tag_of(second):
+                self._references(first, second, path)
             elif tag in values.DECODERS or tag_of(second) in values.DECODERS:
                 self._leaf(first, second, path)
             else:
@@ -91,6 +102,17 @@ class _Pair:
                 self._differ(where, _side(first, key), _side(second, key), float("inf"))
             else:
                 self.node(first[key], second[key], where)
+
+    def _references(self, first: dict[str, Any], second: dict[str, Any], path: str) -> None:
+        """Two references are equal when they name the same; a hoisted node is compared here."""
+        self._leaf(first["$ref"], second["$ref"], path)
+        component, _, number = str(first["$ref"]).partition("#")
+        if first == second and component == self._component and number.isdigit():
+            key = int(number)
+            if key not in self._met and all(key in side.hoisted for side in self._documents):
+                self._met.add(key)
+                one, two = (side.shared[key] for side in self._documents)
+                self._pending.append((one, two, path))
 
     def _leaf(self, first: Any, second: Any, path: str) -> None:
         self._out.num_values += 1

@@ -106,7 +106,8 @@ class Source(Protocol):
 class Document:
     """One component's document, with its shared nodes by number and arrays by name.
 
-    `hosts` are the names of the arrays of which others are views.
+    `hosts` are the names of the arrays of which others are views; `hoisted` the numbers of the
+    nodes that stand outside the root because they are nested deep.
     """
 
     def __init__(self, component: str, content: Any) -> None:
@@ -119,7 +120,9 @@ class Document:
         self.shared: dict[int, Any] = {}
         self.arrays: dict[str, dict[str, Any]] = {}
         self.hosts: set[str] = set()
-        pending = [self.root, *content.get("hoisted", [])]
+        hoisted = content.get("hoisted", [])
+        self.hoisted = {node["$id"] for node in hoisted if isinstance(node, dict) and "$id" in node}
+        pending = [self.root, *hoisted]
         while pending:
             node = pending.pop()
             if isinstance(node, list):
