@@ -55,6 +55,10 @@ ADAPTERS: dict[str, str] = {
     "rekindle.adapters.generators.GlobalRNG": "rekindle.adapters.generators:GLOBAL",
     "rekindle.environments.Stateful": "rekindle.adapters.declared:STATE",
     "gymnasium.spaces.space.Space": "rekindle.adapters.gymnasium:SPACE",
+    "gymnasium.wrappers.common.RecordEpisodeStatistics": "rekindle.adapters.gymnasium:STATISTICS",
+    "gymnasium.wrappers.vector.common.RecordEpisodeStatistics": (
+        "rekindle.adapters.gymnasium:STATISTICS"
+    ),
     "gymnasium.envs.registration.EnvSpec": "rekindle.adapters.gymnasium:SPEC",
     "gymnasium.vector.sync_vector_env.SyncVectorEnv": "rekindle.adapters.gymnasium:SYNC",
     "mujoco._structs.MjData": "rekindle.adapters.mujoco:DATA",

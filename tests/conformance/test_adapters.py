@@ -93,6 +93,17 @@ def _vector(seed: int, count: int = 2) -> Any:
     return env
 
 
+def _counted(seed: int) -> Any:
+    env = _gymnasium().wrappers.RecordEpisodeStatistics(_gymnasium().make("CartPole-v1"))
+    env.reset(seed=seed)
+    return env
+
+
+def _push(env: Any) -> None:
+    if env.step(1)[2]:
+        env.reset()
+
+
 def _loader(seed: int) -> Any:
     data = importlib.import_module("torch.utils.data")
     generator = _torch().Generator()
@@ -281,6 +292,7 @@ KINDS: dict[str, Kind] = {
     "gymnasium.vector.sync_vector_env.SyncVectorEnv": Kind(
         make=_vector, use=_act, unfit=lambda: _vector(3, count=3)
     ),
+    "gymnasium.wrappers.common.RecordEpisodeStatistics": Kind(make=_counted, use=_push),
     "torch.utils.data.dataloader.DataLoader": Kind(make=_loader, use=list),
     "torch.utils.data.dataloader._BaseDataLoaderIter": Kind(make=_finished_pass),
     "stable_baselines3.common.base_class.BaseAlgorithm": Kind(

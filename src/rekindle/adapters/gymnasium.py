@@ -85,3 +85,5 @@ class Spec(Adapter):
 SPACE = Space()
 SPEC = Spec()
 SYNC = Attributes("gymnasium.sync_vector", strict=True, equal=("num_envs",))
+STATISTICS = Attributes("gymnasium.episode_statistics", frozenset(("episode_start_time",)))
+"""`RecordEpisodeStatistics`; its clock is the process's, so a resumed episode is timed anew."""

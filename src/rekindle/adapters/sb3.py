@@ -133,6 +133,7 @@ LOCALS = {
 WALL_CLOCK = (
     "*ep_info_buffer.*.t",
     "*episode_times.*",
+    "*time_queue.*",
     "*.episode.t",
     "*name_to_*.time/*",
 )
