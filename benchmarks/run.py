@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -272,6 +273,42 @@ def open_policy(root: Path, rounds: int) -> list[Row]:
     ]  # fmt: skip
 
 
+def agents(root: Path, rounds: int) -> list[Row]:
+    """What a save costs the thread that trains, and a restore, against SB3's own save and load."""
+    import rekindle.sb3
+
+    sys.path.insert(0, str(Path(__file__).parent))
+    from agents import AGENTS
+
+    rows = []
+    for name, build in AGENTS.items():
+        model = build()
+        parts = rekindle.sb3.components(model)
+        parts.pop("replay_buffer", None)
+        zipped, run_path = root / "model.zip", root / "run"
+        run = rk.Run(run_path, every=1, background=True, exclude=["agent.replay_buffer"])
+        run.track(**parts)
+        run.resume()
+        steps = itertools.count(1)
+        stall, peer = take_turns(
+            rounds * 5,
+            (lambda run=run, steps=steps: run.checkpoint(step=next(steps)), run.wait),
+            (lambda model=model, zipped=zipped: model.save(zipped), nothing),
+        )
+        run.close()
+        what = f"{name} without its buffer"
+        rows.append(_ratio("agent-stall", f"{what}: stall, vs SB3's save", stall, peer, 1.0))
+        restore, load = take_turns(
+            rounds,
+            (lambda path=run_path, parts=parts: rk.restore(path, **parts), nothing),
+            (lambda model=model, zipped=zipped: type(model).load(zipped, device="cpu"), nothing),
+        )
+        rows.append(_ratio("agent-restore", f"{what}: restore, vs SB3's load", restore, load, 2.0))
+        remove(run_path)
+        remove(zipped)
+    return rows
+
+
 def memory(root: Path, rounds: int) -> list[Row]:
     """Peak memory beyond what the process held, while 1 GB is saved for the first time."""
     if not Path("/proc/self/clear_refs").exists():
@@ -315,6 +352,7 @@ WORKS: dict[str, Callable[[Path, int], list[Row]]] = {
     "save-small": save_small,
     "load-small": load_small,
     "open-policy": open_policy,
+    "agents": agents,
     "memory": memory,
 }
 

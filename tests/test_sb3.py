@@ -16,6 +16,7 @@ from blake3 import blake3
 from stable_baselines3 import PPO
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from tests.exactness import sb3_cases
 
 import rekindle as rk
 import rekindle.sb3
@@ -233,3 +234,37 @@ def test_a_network_of_another_size_is_refused_and_nothing_changed(tmp_path: Path
         rk.restore(tmp_path / "model", policy=other.policy)
     assert len(caught.value.differences) >= 6
     assert all(torch.equal(value, before[k]) for k, value in other.policy.state_dict().items())
+
+
+SAVED_AND_LOADED = [
+    "ppo", "ppo_gsde_normalized", "ppo_dict", "ppo_cnn_stack", "a2c_rms_normalized", "trpo",
+    "maskable_ppo", "recurrent_ppo", "ars", "dqn", "dqn_memory_optimized", "qr_dqn", "sac_gsde",
+    "sac_her", "td3_ou_two", "ddpg", "tqc", "crossq",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SAVED_AND_LOADED)
+def test_every_algorithm_is_built_again_from_data(tmp_path: Path, case: str) -> None:
+    model = sb3_cases.CASES[case][0]()
+    model.learn(200 if case != "ars" else 600)
+    rekindle.sb3.save(model, tmp_path / "model")
+    options = {"learning_rate": 1e-3} if case == "ppo_gsde_normalized" else {}
+    if case == "sac_her":
+        with pytest.raises(rk.UnsupportedError, match="HerReplayBuffer asks it for rewards"):
+            rekindle.sb3.load(tmp_path / "model")
+        options = {"env": sb3_cases.goals()}
+    loaded = rekindle.sb3.load(tmp_path / "model", device="cpu", **options)
+    assert type(loaded) is type(model)
+    state, expected = loaded.policy.state_dict(), model.policy.state_dict()
+    assert state.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(state[name], value), name
+    observation = model.observation_space.sample()
+    for one in (model, loaded):
+        one.policy.set_training_mode(False)
+    actions = [one.predict(observation, deterministic=True)[0] for one in (model, loaded)]
+    np.testing.assert_array_equal(*actions)
+    buffer = getattr(model, "replay_buffer", None)
+    if buffer is not None:
+        assert loaded.replay_buffer.size() == buffer.size() > 0
+        np.testing.assert_array_equal(loaded.replay_buffer.rewards, buffer.rewards)

@@ -41,6 +41,7 @@ from rekindle.state import tag_of, unescape
 
 try:
     import torch
+    from stable_baselines3 import HerReplayBuffer
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.buffers import BaseBuffer
     from stable_baselines3.common.callbacks import BaseCallback
@@ -466,6 +467,13 @@ class _Builder:
         arguments |= {k: v for k, v in self._replace.items() if k not in arguments}
         if self._missing:
             raise self._refusal()
+        if env is None and _relabels_goals(arguments.get("replay_buffer_class")):
+            raise UnsupportedError(
+                f"{self._checkpoint.path}: expected an environment, because the model's "
+                "HerReplayBuffer asks it for rewards, found none. Pass env=...",
+                path=self._checkpoint.path,
+                key="env",
+            )
         model = cls(policy=policy, env=None, device=device, _init_setup_model=False, **arguments)
         model.observation_space = spaces.build(self._stored["observation_space"])
         model.action_space = spaces.build(self._stored["action_space"])
@@ -509,6 +517,9 @@ class _Builder:
     def _own_class(self, name: str) -> Any:
         """A class of the known packages; only of the kinds that a model is made of."""
         module, _, qualified = name.partition(":")
+        if module == "numpy":
+            number = getattr(np, qualified, None)
+            return number if isinstance(number, type) and issubclass(number, np.generic) else None
         if not any(module == package or module.startswith(f"{package}.") for package in _PACKAGES):
             return None
         if module.startswith("sb3_contrib"):
@@ -587,6 +598,10 @@ class _Builder:
             path=self._checkpoint.path,
             refusals=wanted,
         )
+
+
+def _relabels_goals(buffer: Any) -> bool:
+    return isinstance(buffer, type) and issubclass(buffer, HerReplayBuffer)
 
 
 def _find_shared(content: Any, number: int) -> Any:

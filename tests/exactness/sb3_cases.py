@@ -6,6 +6,7 @@ python -m tests.exactness.sb3_cases CASE RUN [--kill-at STEP]
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import signal
 from collections.abc import Callable
@@ -110,11 +111,11 @@ QUANTILES = {"net_arch": [16], "n_quantiles": 10}
 
 
 def on_policy(cls: Any, env: Any, policy: str = "MlpPolicy", **kwargs: Any) -> Any:
-    return cls(policy, env, **{**ON, **kwargs})
+    return cls(policy, env, **copy.deepcopy({**ON, **kwargs}))
 
 
 def off_policy(cls: Any, env: Any, policy: str = "MlpPolicy", **kwargs: Any) -> Any:
-    return cls(policy, env, **{**OFF, **kwargs})
+    return cls(policy, env, **copy.deepcopy({**OFF, **kwargs}))
 
 
 def normalized(count: int, **kwargs: Any) -> VecNormalize:
