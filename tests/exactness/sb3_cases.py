@@ -262,10 +262,9 @@ class Noisy(torch.nn.Module):
 class Curve(BaseCallback):
     """Every row that the logger dumps, and the end of the process when its time has come."""
 
-    def __init__(self, kill_at: int | None) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.rows: list[dict[str, float]] = []
-        _kill_at[0] = kill_at
 
     def _on_training_start(self) -> None:
         dump = self.logger.dump
@@ -278,13 +277,55 @@ class Curve(BaseCallback):
         self.logger.dump = dump_and_keep  # type: ignore[method-assign]
 
     def _on_step(self) -> bool:
-        if _kill_at[0] is not None and self.num_timesteps >= _kill_at[0]:
+        if self.num_timesteps >= _kill_at[0]:
+            # These runs are so short that the first commit could still be under way.
+            _own[0].run.wait()
             os.kill(os.getpid(), signal.SIGKILL)
         return True
 
 
+class Forget(BaseCallback):
+    """Takes one part of the state away after a resume, as a checkpoint without it would."""
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        if _own[0].report is not None and _forget:
+            FORGET[_forget.pop()](self.model)
+
+
+def _zeroed_lstm(model: Any) -> None:
+    for part in (*model._last_lstm_states.pi, *model._last_lstm_states.vf):
+        part.zero_()
+
+
+def _one_more(name: str) -> Callable[[Any], None]:
+    return lambda model: setattr(model, name, getattr(model, name) + 1)
+
+
+FORGET: dict[str, Callable[[Any], Any]] = {
+    "action noise": lambda model: model.action_noise.reset(),
+    "count of updates": _one_more("_n_updates"),
+    "count of calls": _one_more("_n_calls"),
+    "exploration rate": lambda model: setattr(model, "exploration_rate", 1.0),
+    "replay buffer": lambda model: model.replay_buffer.reset(),
+    "episode lengths": lambda model: model.replay_buffer.ep_length.fill(0),
+    "returns": lambda model: model.get_vec_normalize_env().returns.fill(0),
+    "lstm states": _zeroed_lstm,
+    "episode starts": lambda model: model._last_episode_starts.fill(True),
+    "last observation": lambda model: model._last_obs.fill(0),
+    "episode statistics": lambda model: model.ep_info_buffer.clear(),
+    "logger": lambda model: model.logger.name_to_value.clear(),
+    "target network": lambda model: model.critic_target.load_state_dict(model.critic.state_dict()),
+    "entropy coefficient": lambda model: model.log_ent_coef.data.fill_(0),
+}
+"""How each part is taken away."""
+
 _CLOCKS = ("time/fps", "time/time_elapsed")
-_kill_at: list[int | None] = [None]
+_kill_at: list[float] = [float("inf")]
+_own: list[Checkpoint] = []
+_forget: list[str] = []
 
 
 def seeded() -> Monitor:
@@ -311,12 +352,18 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--kill-at", type=int)
     parser.add_argument("--every", type=int)
+    parser.add_argument("--forget", choices=FORGET)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     build, total, every = CASES[arguments.case]
     model = build()
     own = Checkpoint(arguments.run, every=arguments.every or every)
-    others = [Curve(arguments.kill_at), *callbacks(arguments.case, model)]
+    _own.append(own)
+    if arguments.kill_at is not None:
+        _kill_at[0] = arguments.kill_at
+    if arguments.forget:
+        _forget.append(arguments.forget)
+    others = [Curve(), Forget(), *callbacks(arguments.case, model)]
     model.learn(total, callback=[own, *others], log_interval=2)
 
 
