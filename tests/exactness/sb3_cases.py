@@ -310,7 +310,7 @@ FORGET: dict[str, Callable[[Any], Any]] = {
     "count of calls": _one_more("_n_calls"),
     "exploration rate": lambda model: setattr(model, "exploration_rate", 1.0),
     "replay buffer": lambda model: model.replay_buffer.reset(),
-    "episode lengths": lambda model: model.replay_buffer.ep_length.fill(0),
+    "episode lengths": lambda model: model.replay_buffer.ep_length[:16].fill(0),
     "returns": lambda model: model.get_vec_normalize_env().returns.fill(0),
     "lstm states": _zeroed_lstm,
     "episode starts": lambda model: model._last_episode_starts.fill(True),
