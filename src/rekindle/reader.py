@@ -99,18 +99,19 @@ class Reader:
         return [name for file in self._array_files(component) for name in file.entries]
 
     def _array_files(self, component: str) -> list[arrays.ArrayFile]:
-        found = []
-        for name in self._record(component).arrays:
-            if name not in self._files:
-                entry = self._manifest.files[name]
-                path = self._path(name, entry)
-                if self._verify:
-                    self._check(name, entry, files.digest_file(path))
-                elif path.stat().st_size != entry.bytes:
-                    self._check(name, entry, files.FileRecord(path.stat().st_size, ""))
-                self._files[name] = arrays.ArrayFile(path)
-            found.append(self._files[name])
-        return found
+        return [self.file(name) for name in self._record(component).arrays]
+
+    def file(self, name: str) -> arrays.ArrayFile:
+        """One array file of the checkpoint, checked and mapped."""
+        if name not in self._files:
+            entry = self._manifest.files[name]
+            path = self._path(name, entry)
+            if self._verify:
+                self._check(name, entry, files.digest_file(path))
+            elif path.stat().st_size != entry.bytes:
+                self._check(name, entry, files.FileRecord(path.stat().st_size, ""))
+            self._files[name] = arrays.ArrayFile(path)
+        return self._files[name]
 
     def _path(self, name: str, entry: FileEntry) -> Path:
         try:
