@@ -9,13 +9,15 @@ Processor time, the least of all rounds for each side. Exits 1 when the trail co
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from stable_baselines3 import PPO
+from timing import Turn, take_turns
 
 import rekindle as rk
 from rekindle import trail
@@ -24,13 +26,26 @@ from rekindle.sb3 import Checkpoint
 MOST = 0.05
 
 
-def seconds(path: Path, steps: int, *, has_trail: bool) -> float:
-    """Processor time of one run."""
-    model = PPO("MlpPolicy", "CartPole-v1", n_steps=1024, seed=0, device="cpu")
-    run = rk.Run(path, every=steps * 2, trail=has_trail)
-    began = time.process_time()
-    model.learn(steps, callback=Checkpoint(run, verbose=0))
-    return time.process_time() - began
+class Training:
+    """A run of PPO, anew each time."""
+
+    def __init__(self, directory: Path, steps: int, *, has_trail: bool) -> None:
+        self._paths = (directory / str(number) for number in itertools.count())
+        self._steps, self._has_trail = steps, has_trail
+        self.path = directory
+        self._model: Any = None
+        self._callback: Any = None
+
+    def build(self) -> None:
+        """What is not timed: the model and the run."""
+        self.path = next(self._paths)
+        self._model = PPO("MlpPolicy", "CartPole-v1", n_steps=1024, seed=0, device="cpu")
+        run = rk.Run(self.path, every=self._steps * 2, trail=self._has_trail)
+        self._callback = Checkpoint(run, verbose=0)
+
+    def learn(self) -> None:
+        """What is timed."""
+        self._model.learn(self._steps, callback=self._callback)
 
 
 def main() -> int:
@@ -40,15 +55,20 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    taken: dict[bool, list[float]] = {False: [], True: []}
     with tempfile.TemporaryDirectory() as directory:
-        for number in range(asked.rounds):
-            for has_trail in taken:
-                path = Path(directory, f"{number}-{has_trail}")
-                taken[has_trail].append(seconds(path, asked.steps, has_trail=has_trail))
+        trainings = [
+            Training(Path(directory, str(has_trail)), asked.steps, has_trail=has_trail)
+            for has_trail in (False, True)
+        ]
+        without, with_trail = (
+            timing.least_cpu_seconds
+            for timing in take_turns(
+                asked.rounds, *(Turn(each.learn, before=each.build) for each in trainings)
+            )
+        )
+        path = trainings[-1].path
         records = len(trail.merged(trail.read(path)).records)
         num_bytes = (path / trail.NAME).stat().st_size
-    without, with_trail = min(taken[False]), min(taken[True])
     cost = with_trail / without - 1
     print(f"without  {without:.2f} s   with  {with_trail:.2f} s   cost {cost:+.1%}")
     print(f"{records} records, {num_bytes:,} bytes, in {asked.steps:,} steps")
