@@ -7,7 +7,7 @@ ARGS ?=
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: .venv bench check clean demo exactness help lint test types
+.PHONY: .venv bench check clean demo exactness faults fuzz help lint test types
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,12 @@ check: lint types test ## Check everything: lint, types, test
 
 exactness: .venv ## Train, kill, resume and compare every case (minutes)
 	.venv/bin/python -m tests.exactness $(ARGS)
+
+faults: .venv ## Kill a thousand saves, and the other long tests of what goes wrong (minutes)
+	.venv/bin/python -m pytest tests/test_faults.py -m faults -rP $(ARGS)
+
+fuzz: .venv ## Open changed files for a minute: make fuzz ARGS='--seconds 600'
+	.venv/bin/python -m tests.fuzz $(ARGS)
 
 bench: .venv ## Measure, side by side with others
 	.venv/bin/python benchmarks/run.py $(ARGS)

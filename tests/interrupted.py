@@ -94,9 +94,9 @@ def state(value: int) -> dict[str, Any]:
     }
 
 
-def save_in_run(path: Path, value: int) -> Callable[[], object]:
+def save_in_run(path: Path, value: int, **options: Any) -> Callable[[], object]:
     """Go on with a run, or begin it, and save one more step."""
-    run = rk.Run(path, configuration={"seed": 3})
+    run = rk.Run(path, configuration={"seed": 3}, **options)
     is_resumed = False
 
     def save() -> None:
@@ -114,6 +114,11 @@ def save_in_run(path: Path, value: int) -> Callable[[], object]:
     return save
 
 
+def save_and_keep_one(path: Path, value: int) -> Callable[[], object]:
+    """Likewise, and delete the checkpoint before it."""
+    return save_in_run(path, value, keep=rk.Keep(last=1))
+
+
 def save_over(path: Path, value: int) -> Callable[[], object]:
     """Replace the checkpoint at a path, or make the first."""
     return lambda: rk.save(path, overwrite=True, **state(value))
@@ -121,7 +126,16 @@ def save_over(path: Path, value: int) -> Callable[[], object]:
 
 def save_beside(path: Path, value: int) -> Callable[[], object]:
     """Make a new checkpoint in a directory that does not exist yet."""
-    return lambda: rk.save(path.parent / f"new {value}" / "checkpoint", **state(value))
+    return lambda: rk.save(path.parent / f"new {value}" / path.name, **state(value))
+
+
+def pack_over(path: Path, value: int) -> Callable[[], object]:
+    """Replace the checkpoint at a path by another that is packed, or unpacked, into it."""
+    is_archive = path.suffix == ".zip"
+    source = path.with_name("source" if is_archive else "source.zip")
+    rk.save(source, overwrite=True, **state(value))
+    copy = rk.pack if is_archive else rk.unpack
+    return lambda: copy(source, path, overwrite=True)
 
 
 def attempt(order: dict[str, Any]) -> dict[str, Any]:

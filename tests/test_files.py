@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -274,6 +276,23 @@ def test_a_forked_process_has_staging_buffers_of_its_own():
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
+def test_parts_of_a_file_have_digests_of_their_own(tmp_path):
+    data = content(3 * BUFFER_BYTES)
+    edges = [0, 0, 1, 4097, BUFFER_BYTES, BUFFER_BYTES + 5, 3 * BUFFER_BYTES]
+    output = Output(tmp_path / "x", data.size)
+    found = []
+    for begin, end in itertools.pairwise(edges):
+        output.write(b"between")
+        output.begin_part(end - begin)
+        output.write(data[begin:end])
+        found.append(output.end_part())
+    assert output.position == data.size + 7 * len(found)
+    output.close()
+    parts = [data[begin:end].tobytes() for begin, end in itertools.pairwise(edges)]
+    assert found == [(blake3(part).hexdigest(), zlib.crc32(part)) for part in parts]
+    assert (tmp_path / "x").read_bytes() == b"".join(b"between" + part for part in parts)
+
+
 # --------------------------------------------------------------------------- flush, link, replace
 
 
@@ -369,6 +388,131 @@ def test_lines_are_added_to_a_file(tmp_path):
     for line in (b"one", b"two"):
         files.append_line(tmp_path / "x", line)
     assert (tmp_path / "x").read_bytes() == b"one\ntwo\n"
+
+
+def test_bytes_are_changed_where_they_are(tmp_path):
+    (tmp_path / "x").write_bytes(b"0123456789")
+    files.overwrite_at(tmp_path / "x", [(8, b"ab"), (0, b"c")])
+    assert (tmp_path / "x").read_bytes() == b"c1234567ab"
+
+
+# --------------------------------------------------------------------------- one new file
+
+
+def test_a_file_appears_whole_and_at_once(tmp_path):
+    destination = tmp_path / "a" / "b" / "new"
+    with files.new_file(destination) as path:
+        path.write_bytes(b"x")
+        assert not destination.exists()
+    assert destination.read_bytes() == b"x"
+    assert [path.name for path in destination.parent.iterdir()] == ["new"]
+
+
+def test_a_file_that_fails_half_way_leaves_nothing(tmp_path):
+    def fail() -> None:
+        with files.new_file(tmp_path / "new") as path:
+            path.write_bytes(b"x")
+            raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError, match="half-way"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_flushed_before_it_has_its_name_and_its_directory_after(tmp_path, monkeypatch):
+    events: list[Any] = []
+    fsync, publish = os.fsync, files._publish
+
+    def watched_fsync(fd: int) -> None:
+        events.append(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    def watched_publish(*arguments: Any, **options: Any) -> Any:
+        events.append("rename")
+        return publish(*arguments, **options)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(files, "_publish", watched_publish)
+    with files.new_file(tmp_path / "new") as path:
+        path.write_bytes(b"x")
+    assert events == [(tmp_path / "new").stat().st_ino, "rename", tmp_path.stat().st_ino]
+
+
+EXCHANGES = pytest.mark.parametrize("exchanges", [pytest.param(True, marks=linux), False])
+"""Where the system can exchange two names in one step, and where it cannot."""
+
+
+def without_exchange(monkeypatch: pytest.MonkeyPatch, *, exchanges: bool) -> None:
+    if not exchanges:
+        monkeypatch.setattr(files, "_rename_with_flags", lambda *_, **__: False)
+
+
+@EXCHANGES
+@pytest.mark.parametrize("appears", ["before", "meanwhile"])
+def test_an_existing_file_is_kept(tmp_path, monkeypatch, appears, exchanges):
+    without_exchange(monkeypatch, exchanges=exchanges)
+
+    def build() -> None:
+        with files.new_file(tmp_path / "new") as path:
+            path.write_bytes(b"ours")
+            if appears == "meanwhile":
+                (tmp_path / "new").write_bytes(b"theirs")
+
+    if appears == "before":
+        (tmp_path / "new").write_bytes(b"theirs")
+    with pytest.raises(AlreadyExistsError, match="overwrite=True"):
+        build()
+    assert (tmp_path / "new").read_bytes() == b"theirs"
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+@EXCHANGES
+def test_overwriting_replaces_the_file(tmp_path, monkeypatch, exchanges):
+    without_exchange(monkeypatch, exchanges=exchanges)
+    for data in (b"one", b"two"):
+        with files.new_file(tmp_path / "new", overwrite=True) as path:
+            path.write_bytes(data)
+    assert (tmp_path / "new").read_bytes() == b"two"
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+@EXCHANGES
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_file_whose_name_cannot_be_flushed_is_as_it_was(
+    tmp_path, monkeypatch, is_there, exchanges
+):
+    without_exchange(monkeypatch, exchanges=exchanges)
+    if is_there:
+        (tmp_path / "new").write_bytes(b"old")
+    flush = files.flush
+
+    def failing(path: Path) -> None:
+        if path == tmp_path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        flush(path)
+
+    def build() -> None:
+        with files.new_file(tmp_path / "new", overwrite=is_there) as path:
+            path.write_bytes(b"new")
+
+    monkeypatch.setattr(files, "flush", failing)
+    with pytest.raises(OSError, match="Input/output"):
+        build()
+    found = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert found == ({"new": b"old"} if is_there else {})
+
+
+@linux
+def test_a_file_replaces_a_directory_and_is_replaced_by_one(tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "old").touch()
+    with files.new_file(tmp_path / "new", overwrite=True) as path:
+        path.write_bytes(b"x")
+    assert (tmp_path / "new").read_bytes() == b"x"
+    with files.new_directory(tmp_path / "new", overwrite=True) as directory:
+        (directory / "y").touch()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["y"]
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 # --------------------------------------------------------------------------- one new directory
@@ -509,34 +653,3 @@ def test_only_regular_files_are_opened(tmp_path):
             files.open_inside(tmp_path, name)
     with pytest.raises(NotFoundError, match="manifest lists"):
         files.open_inside(tmp_path, "missing")
-
-
-@pytest.mark.parametrize("size", [0, 1, (1 << 20) + 1, (4 << 20) + 1])
-def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path, size):
-    data = content(size).tobytes()
-    (tmp_path / "x").write_bytes(data)
-    assert files.digest_file(tmp_path / "x") == FileRecord(size, blake3(data).hexdigest())
-
-
-def test_every_difference_from_a_list_of_files_is_found(tmp_path):
-    expected = {}
-    for name in ("good", "flipped", "short", "missing", "own"):
-        expected[name] = files.write_bytes(tmp_path / name, name.encode())
-    del expected["own"]
-    (tmp_path / "flipped").write_bytes(b"flippeD")
-    (tmp_path / "short").write_bytes(b"shor")
-    (tmp_path / "missing").unlink()
-    (tmp_path / "inside").mkdir()
-    (tmp_path / "inside" / "extra").touch()
-    found = files.check_files(tmp_path, expected, {"own"})
-    assert sorted(difference.key for difference in found) == [
-        "flipped", "inside/extra", "missing", "short",
-    ]  # fmt: skip
-
-
-def test_changing_a_mapped_file_does_not_change_the_file(tmp_path):
-    (tmp_path / "x").write_bytes(b"abc")
-    mapped = files.map_file(tmp_path / "x")
-    mapped[0] = ord("z")
-    assert bytes(mapped[:3]) == b"zbc"
-    assert (tmp_path / "x").read_bytes() == b"abc"

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import typing
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,14 @@ import rekindle as rk
 import rekindle.sb3
 from rekindle import files, manifest, match, provenance, registry, spaces, state
 from rekindle.codecs import arrays
-from rekindle.manifest import ComponentRecord, FileEntry, Manifest
+from rekindle.manifest import (
+    ArrayRecord,
+    ComponentRecord,
+    FileEntry,
+    Manifest,
+    RowsRecord,
+    SegmentRecord,
+)
 
 SPECIFICATION = Path(__file__).parent.parent / "docs" / "format.md"
 GOLDEN = Path(__file__).parent / "golden" / "rekindle"
@@ -88,11 +96,18 @@ TYPES = {
     str | None: "text or null",
     dict[str, ComponentRecord]: "object of component records",
     dict[str, FileEntry]: "object of file entries",
+    list[RowsRecord]: "list of rows records",
+    dict[str, ArrayRecord]: "object of array records",
+    list[SegmentRecord]: "list of segment records",
+    list[int]: "list of integers",
+    dict[str, str]: "object of text",
+    int | None: "integer or null",
 }
 
 
 @pytest.mark.parametrize(
-    ("number", "record"), [(0, Manifest), (1, ComponentRecord), (2, FileEntry)]
+    ("number", "record"),
+    list(enumerate((Manifest, ComponentRecord, FileEntry, RowsRecord, ArrayRecord, SegmentRecord))),
 )
 def test_the_manifest_has_the_keys_and_types_that_the_tables_list(
     number: int, record: type
@@ -227,7 +242,7 @@ def test_names_of_saves_under_way_are_as_specified(tmp_path: Path) -> None:
 class Reader:
     """A reader written from docs/format.md, with nothing of Rekindle in it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path | zipfile.Path) -> None:
         text = (root / "checkpoint.json").read_bytes()
         found = re.search(rb'"digest": "([0-9a-f]{64})"\s*}\s*$', text)
         assert found
@@ -357,7 +372,10 @@ class Reader:
         return self.known.setdefault(node["name"], found)
 
 
-def test_a_checkpoint_is_read_with_json_blake3_and_safetensors_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["c", "c.zip"])
+def test_a_checkpoint_is_read_with_json_blake3_and_safetensors_alone(
+    tmp_path: Path, name: str
+) -> None:
     torch.manual_seed(0)
     policy = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
     policy.half_bias = torch.nn.Parameter(policy[0].bias.detach().bfloat16())
@@ -381,10 +399,10 @@ def test_a_checkpoint_is_read_with_json_blake3_and_safetensors_alone(tmp_path: P
         "expanded": torch.ones(1, 3).expand(4, 3), "empty": {},
         "plain": [None, True, -0.0, 1e300, "ï"],
     }  # fmt: skip
-    rk.save(tmp_path / "c", step=12, metrics={"return": 1.5},
+    rk.save(tmp_path / name, step=12, metrics={"return": 1.5},
             policy=policy, optimizer=optimizer, rng=rk.GlobalRNG(), agent=data)  # fmt: skip
 
-    reader = Reader(tmp_path / "c")
+    reader = Reader(zipfile.Path(tmp_path / name) if name == "c.zip" else tmp_path / name)
     assert (reader.manifest["step"], reader.manifest["metrics"]) == (12, {"return": 1.5})
 
     weights = reader.component("policy")

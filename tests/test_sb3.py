@@ -20,8 +20,9 @@ from tests.exactness import sb3_cases
 
 import rekindle as rk
 import rekindle.sb3
-from rekindle import manifest
+from rekindle import manifest, trail
 from rekindle.adapters.sb3 import WALL_CLOCK
+from rekindle.train import build
 
 SCRIPT = Path(__file__).parent / "scripts" / "ppo.py"
 
@@ -67,6 +68,22 @@ def test_a_killed_run_ends_as_if_it_had_never_stopped(
     assert differing(uninterrupted[case], tmp_path / "run") == []
 
 
+def test_a_run_that_is_asked_to_end_saves_before_the_next_rollout(
+    uninterrupted: dict[str, Path], tmp_path: Path
+) -> None:
+    case, kill_at = "pendulum", 1003
+    asked = train(tmp_path / "run", case, "--kill-at", str(kill_at), "--kill-with", "SIGTERM")
+    assert asked.returncode == 75, asked.stderr
+    saved = rk.Run(tmp_path / "run").steps[-1]
+    assert saved % 300, "where no save was due"
+    assert kill_at <= saved < kill_at + 192, "at the end of the rollout"
+    assert f"SIGTERM: saved at step {saved:,}" in asked.stderr
+    resumed = train(tmp_path / "run", case)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"resumed at step {saved:,}" in resumed.stdout
+    assert differing(uninterrupted[case], tmp_path / "run") == []
+
+
 @pytest.mark.parametrize("part", ["rng", "env", "optimizer", "policy", "normalizer", "progress"])
 def test_the_comparison_notices_when_a_part_is_left_out(
     uninterrupted: dict[str, Path], tmp_path: Path, part: str
@@ -96,6 +113,22 @@ def test_another_configuration_is_refused_with_every_difference(
     assert "MismatchError" in again.stderr
     for name in ("environment", "n_steps", "total_timesteps", "use_sde", "policy_kwargs"):
         assert name in again.stderr
+
+
+@pytest.mark.parametrize("algorithm", ["A2C", "DQN"])
+def test_a_trail_does_not_depend_on_when_the_run_was_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    monkeypatch.setenv(trail.TRAIL, "dense")
+    for name, every in (("a", 60), ("b", rk.Every(updates=7)), ("c", 10_000)):
+        model = build(algorithm, "CartPole-v1", steps=160, seed=1)
+        callback = rekindle.sb3.Checkpoint(tmp_path / name, every=every, verbose=0)
+        model.learn(160, callback=callback)
+    assert len({tuple(rk.Run(tmp_path / name).steps) for name in "abc"}) == 3
+    first, *others = (trail.merged(trail.read(tmp_path / name)) for name in "abc")
+    assert any("progress" in record for record in first.records.values())
+    for other in others:
+        assert trail.parting(first, other) is None
 
 
 # --------------------------------------------------------------------------- save and load

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -115,3 +117,33 @@ def test_points_of_the_curve_keep_their_distance(tmp_path: Path) -> None:
 
 def test_checkpoints_call_its_classes_the_same_however_it_is_started() -> None:
     assert Curve.__module__ == module.__name__ == "rekindle.train"
+
+
+def test_old_checkpoints_go_where_that_was_asked_for(tmp_path: Path) -> None:
+    every, keep = rk.Every(updates=20), rk.Keep(last=2)
+    checkpoint = train(algorithm="A2C", steps=450, every=every, keep=keep, run=tmp_path / "run")
+    assert checkpoint.run.steps == [400, 450], "20 updates of 5 steps each, and the end"
+    arguments = ["--algo", "A2C", "--steps", "100", "--every", "20", "--run", str(tmp_path / "r")]
+    assert main([*arguments, "--keep-last", "1"]) == 0
+    assert rk.Run(tmp_path / "r").steps == [100]
+
+
+def test_a_training_that_is_asked_to_end_saves_and_ends_with_75(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = module._write
+
+    def ask(**fields: object) -> None:
+        if fields.get("step") == 33 and not fields.get("finished"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        write(**fields)
+
+    arguments = ["--algo", "A2C", "--steps", "100", "--every", "20", "--run", str(tmp_path / "r")]
+    monkeypatch.setattr(module, "_write", ask)
+    with pytest.raises(SystemExit) as raised:
+        main(arguments)
+    assert raised.value.code == 75
+    assert rk.Run(tmp_path / "r").steps == [20, 35]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert main(arguments) == 0
+    assert rk.Run(tmp_path / "r").steps == [20, 35, 40, 60, 80, 100]

@@ -107,7 +107,7 @@ def test_training_goes_on_after_a_failed_commit(
 ) -> None:
     run, _, progress = started(tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(writer, "_write_files", lambda *_: 1 / 0)
+        patch.setattr(writer._Files, "write", lambda *_: 1 / 0)
         progress.step = 1
         run.checkpoint()
         with pytest.raises(ZeroDivisionError):
@@ -180,6 +180,45 @@ def test_the_staging_memory_is_used_again(tmp_path: Path) -> None:
         progress.step = step
         run.checkpoint()
         run.wait()
-        places.add(run._commits._memory.ctypes.data)
+        places.add(run._commits._staging._memory.ctypes.data)
     run.close()
     assert len(places) == 1
+
+
+def test_an_array_file_that_did_not_change_is_linked(tmp_path: Path) -> None:
+    run, weights, progress = started(tmp_path / "run")
+    for step in (1, 2, 3):
+        progress.step = step
+        if step == 3:
+            weights["a"][-1] = 9  # not in the print, which is of the first values
+        run.checkpoint()
+        run.wait()
+    run.close()
+    nodes = [(c.path / "policy.safetensors").stat().st_ino for c in rk.Run(tmp_path / "run")]
+    assert nodes[0] == nodes[1] != nodes[2]
+    assert rk.load(tmp_path / "run")["policy"]["a"][-1] == 9
+
+
+def test_a_save_that_is_due_while_another_is_written_can_be_put_off(
+    tmp_path: Path, slow_disk: threading.Event
+) -> None:
+    weights, progress = {"a": np.zeros(1000)}, rk.Progress()
+    run = rk.Run(tmp_path / "run", every=1, background=True, busy="skip")
+    run.track(policy=weights, progress=progress)
+    run.resume()
+    saved = []
+    for step in range(1, 6):
+        progress.step = step
+        if step == 4:
+            slow_disk.set()
+            run.wait()
+        saved.append(run.checkpoint())
+        run.wait() if step > 3 else None
+    run.close()
+    assert saved == [True, False, False, True, True]
+    assert run.steps == [1, 4, 5]
+
+
+def test_another_word_for_a_busy_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(rk.UnsupportedError, match="expected 'wait' or 'skip'"):
+        rk.Run(tmp_path / "run", busy="drop")  # pyright: ignore[reportArgumentType]

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from rekindle import files, manifest, writer
+from rekindle import files, manifest, places, writer
 from rekindle.codecs import arrays, values
 from rekindle.compare import Comparison, compare
 from rekindle.errors import (
@@ -240,7 +240,7 @@ class Checkpoint(Shown):
         restored = []
         for name in asked:
             record = self.components[name]
-            sizes = [self.manifest.files[part].bytes for part in (record.document, *record.arrays)]
+            sizes = [self.manifest.files[part].bytes for part in record.files]
             count = len(Reader(self.path, self.manifest, verify=False).names(name))
             restored.append(Restored(name, record.adapter, count, sum(sizes)))
         return RestoreReport(
@@ -260,7 +260,7 @@ class Checkpoint(Shown):
         lines = [f"Checkpoint {self.path}", f"  {' · '.join(part for part in head if part)}"]
         rows = []
         for name, part in self.components.items():
-            size = sum(record.files[file].bytes for file in (part.document, *part.arrays))
+            size = sum(record.files[file].bytes for file in part.files)
             rows.append((name, part.adapter, num_bytes(size)))
         if rows:
             lines.append(columns(rows, "    "))
@@ -318,7 +318,8 @@ def save(
     shared. A value that cannot be data is refused before any file is written.
 
     Args:
-        path: The directory to make; its parents are made as needed.
+        path: The directory to make, or one file where the name ends in `.zip`; its parents are made
+            as needed.
         step: Environment steps so far; taken from a `progress` component when left out.
         counters: Other counts, such as `updates` and `episodes`; likewise.
         metrics: Measurements to keep beside it, such as `{"return": -151.2}`.
@@ -334,20 +335,23 @@ def save(
         UnsupportedError: Values that cannot be data; the message lists each with its path.
     """
     destination = Path(path)
-    if overwrite:
-        _check_replaceable(destination)
-    elif destination.exists():
-        raise files.exists_error(destination)
+    check_destination(destination, overwrite=overwrite)
     draft = writer.draft(
         destination, components, step=step, counters=counters, metrics=metrics, exclude=exclude
     )
-    return Checkpoint(destination, writer.commit(draft, overwrite=overwrite))
+    return Checkpoint(destination, writer.commit(draft, overwrite=overwrite).manifest)
 
 
-def _check_replaceable(destination: Path) -> None:
-    """Replacing is for checkpoints: never for a directory that holds something else."""
-    is_ours = (destination / manifest.NAME).is_file()
-    if destination.exists() and not is_ours and not _is_empty(destination):
+def check_destination(destination: Path, *, overwrite: bool) -> None:
+    """Refuse to write where something is; replacing is for checkpoints, never for anything else.
+
+    Raises:
+        AlreadyExistsError: Something is there and `overwrite` is false.
+        FormatError: What is there is no checkpoint.
+    """
+    if not overwrite and destination.exists():
+        raise files.exists_error(destination)
+    if overwrite and destination.exists() and not _is_replaceable(destination):
         raise FormatError(
             f"{destination}: expected a checkpoint to replace, found something else, which stays. "
             "Choose another path.",
@@ -355,8 +359,10 @@ def _check_replaceable(destination: Path) -> None:
         )
 
 
-def _is_empty(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
+def _is_replaceable(path: Path) -> bool:
+    if path.is_dir():
+        return (path / manifest.NAME).is_file() or not any(path.iterdir())
+    return manifest.is_archived(path) or path.stat().st_size == 0
 
 
 def open_checkpoint(path: PathLike) -> Checkpoint:
@@ -457,16 +463,16 @@ def verify(path: PathLike) -> VerifyReport:
         try:
             record = manifest.read(directory)
         except DamagedError as error:
-            differences.append(
-                Difference(prefix + manifest.NAME, "the manifest as written", str(error))
-            )
+            whole = Difference(manifest.NAME, "the manifest as written", str(error))
+            for item in error.differences or (whole,):
+                differences.append(Difference(prefix + item.key, item.expected, item.found))
             continue
         except NotFoundError:
             if not steps:
                 raise
             differences.append(Difference(prefix + manifest.NAME, "a manifest", "no file"))
             continue
-        found = files.check_files(directory, record.records(), {manifest.NAME})
+        found = places.check_files(places.at(directory), record.records(), {manifest.NAME})
         differences += [Difference(prefix + item.key, item.expected, item.found) for item in found]
         num_files += len(record.files) + 1
         total += record.num_bytes

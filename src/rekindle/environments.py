@@ -53,6 +53,7 @@ def capture_env(env: Any, *, exclude: Iterable[str] = ()) -> dict[str, Any]:
 
     The environment may go on; the state stays as it is, and can be restored any number of times, or
     saved: `rk.save(path, env_state=state)`.
+    State that is in no attribute is missed; `rk.probe_env(env)` finds out.
 
     Args:
         env: An environment, a stack of wrappers, or a vector environment.
@@ -136,6 +137,9 @@ class _Memory:
     def document(self, component: str) -> Document:
         """The only document."""
         return self._document
+
+    def segmented(self, name: str) -> None:
+        """None: every array is whole."""
 
     def array(self, name: str) -> arrays.Stored:
         """An array by its full name."""

@@ -10,6 +10,7 @@
     ├── UnsafeError               opening or saving this would have to trust foreign code or paths
     ├── UnsupportedError          this value or component cannot be held
     ├── LockedError               another process owns this run
+    ├── NoSpaceError              the disk has no room for this save
     └── MissingDependencyError    an extra is not installed
 
 A message says what was expected, what was found, where, and what to do.
@@ -17,6 +18,7 @@ A message says what was expected, what was found, where, and what to do.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +166,23 @@ class LockedError(RekindleError, OSError):
 
     code = "locked"
     exit_code = 11
+
+
+class NoSpaceError(RekindleError, OSError):
+    """The disk has no room for this save; everything earlier is as it was.
+
+    Attributes:
+        errno: `errno.ENOSPC`, as in the system's own error.
+    """
+
+    code = "no-space"
+    exit_code = 13
+
+    def __init__(
+        self, message: str, *, path: str | Path | None = None, key: str | None = None
+    ) -> None:
+        super().__init__(message, path=path, key=key)
+        self.errno = errno.ENOSPC
 
 
 class MissingDependencyError(RekindleError, ImportError):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import mmap
 import os
 import queue
 import re
@@ -18,18 +17,18 @@ import shutil
 import stat
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from blake3 import blake3
 
 from rekindle.errors import (
     AlreadyExistsError,
-    Difference,
     NotFoundError,
     UnsafeError,
     UnsupportedError,
@@ -45,7 +44,6 @@ _NUM_BUFFERS = 4
 DIRECT_BYTES = 4 << 20
 """Files at least this large bypass the page cache where the file system allows it."""
 _BLOCK_BYTES = 4096
-_READ_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -67,21 +65,15 @@ def digest(data: bytes | memoryview) -> str:
     return blake3(data, max_threads=threads).hexdigest()
 
 
-def digest_file(path: Path) -> FileRecord:
-    """Size and BLAKE3 of a file.
+_DRIVE = re.compile("[A-Za-z]:")
+_NO_NAMES = frozenset(("", ".", ".."))
 
-    It is read, not mapped: that is faster from a disk. And a bad sector, or a process that
-    shortens the file meanwhile, is an error here; under a map it would be the end of the process.
-    """
-    expected = path.stat().st_size
-    with path.open("rb", buffering=0) as file:
-        hasher = blake3(max_threads=blake3.AUTO if expected > 1 << 20 else 1)
-        buffer = memoryview(bytearray(min(max(expected, 1), _READ_BYTES)))
-        size = 0
-        while count := file.readinto(buffer):
-            hasher.update(buffer[:count])
-            size += count
-    return FileRecord(size, hasher.hexdigest())
+
+def is_plain(name: str) -> bool:
+    """Whether a name stays inside the directory that it is put into, on any system."""
+    if "\\" in name or "\0" in name or _DRIVE.match(name):
+        return False
+    return _NO_NAMES.isdisjoint(name.split("/"))
 
 
 def check_name(name: str, where: PathLike) -> None:
@@ -90,9 +82,7 @@ def check_name(name: str, where: PathLike) -> None:
     Raises:
         UnsafeError: The name is absolute, climbs out, or is not in its plain form.
     """
-    parts = name.split("/")
-    plain = bool(name) and "\\" not in name and "\0" not in name
-    if not plain or any(part in ("", ".", "..") for part in parts) or re.match("[A-Za-z]:", name):
+    if not is_plain(name):
         raise UnsafeError(
             f"{os.fspath(where)}: the manifest names a file {name!r}, which is not a plain path "
             "inside the checkpoint. Nothing was read. The file was made by hand or by an attacker.",
@@ -133,36 +123,32 @@ def open_inside(root: Path, name: str) -> Path:
     return path
 
 
-def check_files(root: Path, expected: dict[str, FileRecord], own: set[str]) -> list[Difference]:
-    """Compare a directory with a manifest's list: sizes, digests, missing and extra files.
-
-    Args:
-        root: Directory of the checkpoint.
-        expected: Every file that should be there.
-        own: Names that belong there without being listed (the manifest itself).
-    """
-    differences: list[Difference] = []
-    for name, record in expected.items():
-        try:
-            found = digest_file(open_inside(root, name))
-        except NotFoundError:
-            differences.append(Difference(name, f"{record.bytes} bytes", "no file"))
-            continue
-        if found.bytes != record.bytes:
-            differences.append(Difference(name, f"{record.bytes} bytes", f"{found.bytes} bytes"))
-        elif found.blake3 != record.blake3:
-            differences.append(
-                Difference(name, f"blake3 {record.blake3}", f"blake3 {found.blake3}")
-            )
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
-        is_file = path.is_symlink() or not path.is_dir()
-        if is_file and name not in expected and name not in own:
-            differences.append(Difference(name, "no such file", "an extra file"))
-    return differences
-
-
 # --------------------------------------------------------------------------- one new file
+
+
+class Writable(Protocol):
+    """Takes the bytes of one new file; an `Output`, or what stands for one."""
+
+    def write(self, data: Array | bytes) -> None:
+        """Append bytes, or those of a C-contiguous array."""
+        ...
+
+    def close(self) -> FileRecord:
+        """Write what is left and say what the file holds."""
+        ...
+
+    def abandon(self) -> None:
+        """Let go of the file, whatever it holds."""
+        ...
+
+
+Target: TypeAlias = Path | Callable[[int], Writable]
+"""Where a new file goes: its path, or what begins it when it is told the size."""
+
+
+def output(target: Target, size_bytes: int) -> Writable:
+    """Begin a new file of that many bytes."""
+    return Output(target, size_bytes) if isinstance(target, Path) else target(size_bytes)
 
 
 class Output:
@@ -175,13 +161,16 @@ class Output:
     Args:
         path: The file to make; it must not exist.
         size_bytes: How many bytes will be written.
+        in_parts: Whether that is a guess; space is then taken for each part as it begins.
     """
 
-    def __init__(self, path: Path, size_bytes: int) -> None:
+    def __init__(self, path: Path, size_bytes: int, *, in_parts: bool = False) -> None:
         self.path = path
-        self._hasher = blake3(max_threads=blake3.AUTO if size_bytes >= DIRECT_BYTES else 1)
+        self._hasher = _hasher(size_bytes)
+        self._crc: int | None = None
         self._length = 0
         self._filled = 0
+        self._summed = 0
         self._current: int | None = None
         self._jobs: queue.SimpleQueue[tuple[int, int, int] | None] = queue.SimpleQueue()
         self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -191,7 +180,7 @@ class Output:
         self._direct = size_bytes >= DIRECT_BYTES and hasattr(os, "O_DIRECT")
         self._fd = self._open()
         try:
-            if self._direct:
+            if self._direct and not in_parts:
                 _reserve(self._fd, size_bytes + -size_bytes % _BLOCK_BYTES)
         except BaseException:
             os.close(self._fd)
@@ -236,11 +225,11 @@ class Output:
         """Hash the current buffer and give it to the disk; go on with another one."""
         assert self._current is not None
         index, length, offset = self._current, self._filled, self._length
-        self._hasher.update(self._buffers[index, :length].data)
+        self._sum_up()
         if self._failure is not None:
             raise self._failure
         self._current = None
-        self._filled = 0
+        self._filled = self._summed = 0
         self._length += length
         if len(self._threads) < self._most_threads:
             thread = threading.Thread(target=self._drain, name="rekindle-output")
@@ -257,6 +246,36 @@ class Output:
             self._put(index, length, offset)
         finally:
             self._free.put(index)
+
+    @property
+    def position(self) -> int:
+        """How many bytes were written so far."""
+        return self._length + self._filled
+
+    def begin_part(self, size_bytes: int) -> None:
+        """Take digests anew from here on, of the next so many bytes."""
+        self._sum_up()
+        self._hasher = _hasher(size_bytes)
+        self._crc = 0
+        if self._direct and size_bytes >= DIRECT_BYTES:
+            end = self.position + size_bytes
+            _reserve(self._fd, end + -end % _BLOCK_BYTES)
+
+    def end_part(self) -> tuple[str, int]:
+        """BLAKE3 and CRC-32 of what was written since `begin_part`."""
+        self._sum_up()
+        assert self._crc is not None
+        return self._hasher.hexdigest(), self._crc
+
+    def _sum_up(self) -> None:
+        """Take what is new in the current buffer into the digests, while it is warm."""
+        if self._current is None:
+            return
+        view = self._buffers[self._current, self._summed : self._filled].data
+        self._hasher.update(view)
+        if self._crc is not None:
+            self._crc = zlib.crc32(view, self._crc)
+        self._summed = self._filled
 
     def _put(self, index: int, length: int, offset: int) -> None:
         if self._direct:
@@ -317,6 +336,10 @@ class Output:
             self._jobs.put(None)
         while self._threads:
             self._threads.pop().join()
+
+
+def _hasher(size_bytes: int) -> blake3:
+    return blake3(max_threads=blake3.AUTO if size_bytes >= DIRECT_BYTES else 1)
 
 
 def _bytes_of(array: Array) -> Array:
@@ -453,7 +476,20 @@ def append_line(path: Path, line: bytes) -> None:
         os.close(fd)
 
 
-# --------------------------------------------------------------------------- one new directory
+def overwrite_at(path: Path, pieces: Iterable[tuple[int, bytes]]) -> None:
+    """Change bytes of a file that has no name yet that readers know; flushing is the caller's."""
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        for offset, data in pieces:
+            view = memoryview(data)
+            while view:
+                written = os.pwrite(fd, view, offset)
+                view, offset = view[written:], offset + written
+    finally:
+        os.close(fd)
+
+
+# --------------------------------------------------------------------------- new names
 
 
 @contextlib.contextmanager
@@ -468,6 +504,34 @@ def new_directory(destination: Path, *, overwrite: bool = False) -> Iterator[Pat
         AlreadyExistsError: `destination` exists and `overwrite` is false.
         UnsupportedError: `overwrite` is true and the file system cannot exchange two directories.
     """
+    with _workplace(destination, overwrite=overwrite) as (temporary, publish):
+        yield temporary
+        _flush_tree(temporary)
+        publish(temporary)
+
+
+@contextlib.contextmanager
+def new_file(destination: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Build one file beside `destination`; the promises are those of `new_directory`.
+
+    The block makes the file at the path that it is given: in a directory with a `.tmp-` name.
+
+    Raises:
+        AlreadyExistsError: `destination` exists and `overwrite` is false.
+        UnsupportedError: `overwrite` is true, a directory is there, and the file system cannot
+            exchange the two.
+    """
+    with _workplace(destination, overwrite=overwrite) as (temporary, publish):
+        yield temporary / destination.name
+        flush(temporary / destination.name)
+        publish(temporary / destination.name)
+
+
+@contextlib.contextmanager
+def _workplace(
+    destination: Path, *, overwrite: bool
+) -> Iterator[tuple[Path, Callable[[Path], None]]]:
+    """A directory beside `destination`, held and then gone, and what gives a path its name."""
     destination = Path(os.path.realpath(destination))
     if not overwrite and destination.exists():
         raise exists_error(destination)
@@ -476,26 +540,35 @@ def new_directory(destination: Path, *, overwrite: bool = False) -> Iterator[Pat
         f"{TEMPORARY_PREFIX}{destination.name}-{os.getpid()}-{os.urandom(4).hex()}"
     )
     os.mkdir(temporary)  # noqa: PTH102 - every write goes through `os`, where tests can fail it
-    lock = None
-    try:
-        lock = _lock_directory(temporary)
-        yield temporary
-        _flush_tree(temporary)
-        replaced = _publish(temporary, destination, overwrite=overwrite)
+
+    def publish(finished: Path) -> None:
+        undo = _publish(finished, destination, overwrite=overwrite)
         try:
             flush(destination.parent)
         except BaseException:
-            _withdraw(temporary, destination, replaced=replaced)
+            # A failed save changes nothing, so the name that could not be flushed goes again.
+            with contextlib.suppress(OSError):
+                undo()
             raise
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+
+    lock = None
+    try:
+        lock = _lock_directory(temporary)
+        yield temporary, publish
     finally:
+        # By now it may be what was replaced. What cannot be removed is swept later.
+        with contextlib.suppress(OSError):
+            _remove(temporary)
         if lock is not None:
             os.close(lock)
-    if replaced:
-        # What cannot be removed now is swept later; the new one stands.
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a directory with all that is in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flush_tree(directory: Path) -> None:
@@ -533,15 +606,23 @@ def exists_error(destination: Path) -> AlreadyExistsError:
     )
 
 
-def _publish(temporary: Path, destination: Path, *, overwrite: bool) -> bool:
-    """Give the finished directory its name; true when an old one now bears the temporary name."""
+def _publish(temporary: Path, destination: Path, *, overwrite: bool) -> Callable[[], object]:
+    """Give what is finished its name; what was there bears the temporary one then, if anything.
+
+    Returns:
+        What undoes it.
+    """
     exchange = overwrite and destination.exists()
     try:
         renamed = _rename_with_flags(temporary, destination, exchange=exchange)
     except FileExistsError:
         raise exists_error(destination) from None
+    if renamed and exchange:
+        return lambda: _rename_with_flags(temporary, destination, exchange=True)
     if renamed:
-        return exchange
+        return lambda: os.rename(destination, temporary)  # noqa: PTH104
+    if exchange and temporary.is_file() and destination.is_file():
+        return _replace_keeping(temporary, destination)
     if exchange:
         raise UnsupportedError(
             f"{destination}: this file system cannot exchange two directories in one step, so "
@@ -551,16 +632,15 @@ def _publish(temporary: Path, destination: Path, *, overwrite: bool) -> bool:
     if destination.exists():
         raise exists_error(destination)
     os.rename(temporary, destination)  # noqa: PTH104
-    return False
+    return lambda: os.rename(destination, temporary)  # noqa: PTH104
 
 
-def _withdraw(temporary: Path, destination: Path, *, replaced: bool) -> None:
-    """Undo `_publish`, because the rename could not be flushed: a failed save changes nothing."""
-    with contextlib.suppress(OSError):
-        if replaced:
-            _rename_with_flags(temporary, destination, exchange=True)
-        else:
-            os.rename(destination, temporary)  # noqa: PTH104
+def _replace_keeping(temporary: Path, destination: Path) -> Callable[[], object]:
+    """Replace a file where two cannot be exchanged: the old one keeps a second name meanwhile."""
+    kept = temporary.with_name(f"{temporary.name}.replaced")
+    os.link(destination, kept)
+    os.replace(temporary, destination)  # noqa: PTH105
+    return lambda: os.replace(kept, destination)  # noqa: PTH105
 
 
 def _rename_with_flags(source: Path, destination: Path, *, exchange: bool) -> bool:
@@ -608,6 +688,44 @@ def _lock_directory(path: Path) -> int | None:
     return fd
 
 
+def remove_directory(path: Path) -> None:
+    """Remove a directory, or a link to one: first its name, so that no reader sees half of it.
+
+    What a kill leaves, or what cannot be removed now, is swept later.
+    """
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}-{os.urandom(4).hex()}")
+    lock = None
+    try:
+        lock = _lock_directory(path)  # from a sweep elsewhere
+        os.rename(path, temporary)  # noqa: PTH104
+        try:
+            flush(path.parent)
+        except BaseException:
+            # What is not known to be gone keeps its name, and can be removed another time.
+            with contextlib.suppress(OSError):
+                os.rename(temporary, path)  # noqa: PTH104
+            raise
+        if temporary.is_symlink():
+            temporary.unlink()
+        else:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except FileNotFoundError:
+        pass  # another process was first
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def free_bytes(path: Path) -> int | None:
+    """How much the file system of a path has room for; None where it does not say."""
+    status = os.statvfs(path)
+    if not status.f_blocks:
+        return None
+    # Part of some file systems is reserved for the administrator.
+    free = status.f_bfree if os.geteuid() == 0 else status.f_bavail
+    return free * status.f_frsize
+
+
 def sweep(directory: Path, name: str = "") -> list[str]:
     """Remove what killed saves left in `directory`; those still being written are kept.
 
@@ -624,7 +742,7 @@ def sweep(directory: Path, name: str = "") -> list[str]:
     for path in sorted(directory.iterdir()) if directory.is_dir() else []:
         if not pattern.match(path.name):
             continue
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             lock = _lock_directory(path)
             if lock is None:
                 continue
@@ -636,9 +754,3 @@ def sweep(directory: Path, name: str = "") -> list[str]:
             path.unlink(missing_ok=True)
         removed.append(path.name)
     return removed
-
-
-def map_file(path: Path) -> mmap.mmap:
-    """Map a file copy-on-write: arrays over it can be changed without touching the file."""
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)

@@ -16,6 +16,7 @@ import functools
 import gc
 import threading
 import types
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ from rekindle import registry
 from rekindle.codecs import arrays, dtypes, values
 from rekindle.errors import UnsupportedError
 from rekindle.registry import label
+from rekindle.rings import Ring
 from rekindle.state import escape
 
 _DEEPEST = 48
@@ -57,6 +59,57 @@ class Captured:
     """Paths that were left out because the caller asked."""
     notes: list[str]
     """What the capture could not keep exactly, in words."""
+    rows: list[Rows] = field(default_factory=list)
+    """Arrays among them whose rows are stored by themselves."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Arrays of one component to which rows are added together."""
+
+    component: str
+    names: list[str]
+    ring: Ring
+    is_changing: bool
+    """Whether any row may change at any time."""
+
+
+class Plan:
+    """How an array was captured, so that it is captured again in one step while it stays the same.
+
+    Args:
+        owner: The live object; the plan goes when it does.
+        fits: Whether a live object is still what it was: memory, shape, type, flags.
+        data: Its memory, or the bits of it.
+        stored: What is written.
+        described: What its node says beside its name.
+        code: The safetensors type, where `data` holds only bits.
+    """
+
+    __slots__ = ("code", "data", "described", "fits", "high", "low", "owner", "raw", "stored_code")
+
+    def __init__(
+        self,
+        owner: Any,
+        fits: Callable[[Any], bool],
+        data: np.ndarray[Any, Any],
+        stored: arrays.Stored,
+        described: dict[str, Any],
+        code: str | None,
+        span: tuple[int, int],
+    ) -> None:
+        key = id(owner)
+        self.owner = weakref.ref(owner, lambda _: _PLANS.pop(key, None))
+        self.fits = fits
+        self.data = data
+        self.raw, self.stored_code = stored.raw, stored.code
+        self.described = described
+        self.code = code
+        self.low, self.high = span
+        _PLANS[key] = self
+
+
+_PLANS: dict[int, Plan] = {}
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +122,7 @@ class _Held:
     stored: arrays.Stored
     memory: np.ndarray[Any, Any]
     code: str | None = None
+    owner: Any = None
     low: int = 0
     high: int = 0
     """Where its live memory begins and ends; the same where no other array can overlap it."""
@@ -93,7 +147,7 @@ class Walk:
         self._exclude = tuple(exclude)
         self._grafted: list[Any] = []
         self._roots: dict[int, str] = {}
-        self._seen: dict[int, _Seen] = {}
+        self._seen: dict[int, _Seen | _Held] = {}
         self._lists: list[tuple[Any, Any, dict[str, Any]]] = []
         self._held: list[_Held] = []
         self._held_by_id: dict[int, _Held] = {}
@@ -102,6 +156,8 @@ class Walk:
         self._depth = 0
         self._later: list[tuple[Any, str]] = []
         self._numbers: dict[int, int] = {}
+        self._rings: dict[int, tuple[Any, Ring, bool]] = {}
+        self._ungraded: set[int] = set()
         self._refusals: list[tuple[str, str]] = []
         self._excluded: list[str] = []
         self.notes: list[str] = []
@@ -139,6 +195,7 @@ class Walk:
             {name: _adapter_name(components[name]) for name in components},
             self._excluded,
             self.notes,
+            self._settle_rows(stored),
         )
 
     def part(
@@ -237,6 +294,9 @@ class Walk:
         seen = self._seen.get(key)
         if seen is not None:
             return {"$ref": self._token(seen)}
+        plan = _PLANS.get(key)
+        if plan is not None and plan.owner() is value and plan.fits(value):
+            return self._planned(plan, value, path)
         if self._depth >= _DEEPEST:
             if _has_identity(value):
                 return self._hoist(value, path)
@@ -263,7 +323,7 @@ class Walk:
             node["$id"] = self._numbers[id(value)]
         return node
 
-    def _token(self, seen: _Seen) -> str:
+    def _token(self, seen: _Seen | _Held) -> str:
         node = seen.node
         if "$array" in node:
             return node["$array"]
@@ -303,8 +363,14 @@ class Walk:
         """Nodes of named values, as a plain dictionary node."""
         pairs: Any = items.items() if isinstance(items, Mapping) else items
         node: dict[str, Any] = {}
+        may_skip = bool(self._exclude)
         for key, value in pairs:
-            self._put(node, escape(key), value, join(path, key))
+            name = escape(key) if key[:1] == "$" else key
+            cls = type(value)
+            if (cls is bool or value is None or (cls is str and value.isascii())) and not may_skip:
+                node[name] = value
+            else:
+                self._put(node, name, value, f"{path}.{key}" if path else key)
         return node
 
     def whole(self, items: Mapping[str, Any], path: str) -> Any:
@@ -318,8 +384,10 @@ class Walk:
     def _put(self, parent: Any, key: Any, value: Any, path: str) -> None:
         if self._exclude and self._is_excluded(path):
             parent[key] = {"$excluded": label(type(value))}
-        else:
-            self._place(parent, key, self.node(value, path))
+            return
+        node = parent[key] = self.node(value, path)
+        if type(node) is dict and "$list" in node:
+            self._lists.append((parent, key, node))
 
     def _place(self, parent: Any, key: Any, node: Any) -> None:
         parent[key] = node
@@ -350,6 +418,7 @@ class Walk:
         *,
         code: str | None = None,
         address: int | None = None,
+        fits: Callable[[Any], bool] | None = None,
         **extra: Any,
     ) -> dict[str, Any]:
         """Take an array into the component's file and return its node.
@@ -360,6 +429,7 @@ class Walk:
             path: Its name in the file.
             code: The safetensors type, where `data` holds only bits.
             address: Where `data` begins, if it is live memory, which other arrays may overlap.
+            fits: Says later whether the owner is still what it is now; its capture is planned then.
             extra: What else the node says (`library`, `device`, ...).
         """
         try:
@@ -370,12 +440,52 @@ class Walk:
         if code is not None:
             stored.code = code
         name = self._unique(path or "value")
-        node: dict[str, Any] = {"$array": f"{self.component}/{name}", **described, **extra}
-        held = _Held(self.component, name, node, stored, data, code)
-        if address is not None and data.size:
-            held.low, held.high = _span(data, address)
-        self._held.append(held)
+        described |= extra
+        node: dict[str, Any] = {"$array": f"{self.component}/{name}", **described}
+        low, high = _span(data, address) if address is not None and data.size else (0, 0)
+        self._held.append(_Held(self.component, name, node, stored, data, code, owner, low, high))
+        if fits is not None and stored.raw is data:
+            Plan(owner, fits, data, stored, described, code, (low, high))
         return self.remember(owner, node)
+
+    def _planned(self, plan: Plan, value: Any, path: str) -> dict[str, Any]:
+        """What `array` does, for a live object that it has met in an earlier walk."""
+        name = path or "value"
+        taken = self._names[self.component]
+        if name in taken or len(name) > _LONGEST_NAME or not name.isascii() or name[0] == "_":
+            name = self._unique(name)
+        else:
+            taken[name] = 1
+        node: dict[str, Any] = {"$array": f"{self.component}/{name}", **plan.described}
+        stored = arrays.Stored(plan.stored_code, plan.raw)
+        held = _Held(
+            self.component, name, node, stored, plan.data, plan.code, value, plan.low, plan.high
+        )
+        self._held.append(held)
+        key = id(value)
+        self._seen[key] = held
+        if key in self._numbers:
+            node["$id"] = self._numbers[key]
+        return node
+
+    def rows(self, owners: Iterable[Any], ring: Ring, *, is_changing: bool = False) -> None:
+        """Say that rows of arrays are stored by themselves; before or after they are met.
+
+        Args:
+            owners: The live arrays, of one length.
+            ring: How they stand.
+            is_changing: Whether any row may change at any time.
+        """
+        for owner in owners:
+            self._rings[id(owner)] = (owner, ring, is_changing)
+
+    def without_gradients(self, parameters: Iterable[Any]) -> None:
+        """Say of parameters that their gradients are no state."""
+        self._ungraded.update(id(parameter) for parameter in parameters)
+
+    def has_gradient(self, parameter: Any) -> bool:
+        """Whether the gradient of a parameter is state."""
+        return id(parameter) not in self._ungraded
 
     def _unique(self, name: str) -> str:
         taken = self._names[self.component]
@@ -411,6 +521,23 @@ class Walk:
                 stored.setdefault(held.component, {})[held.name] = held.stored
         return stored
 
+    def _settle_rows(self, stored: dict[str, dict[str, arrays.Stored]]) -> list[Rows]:
+        """Which of the arrays have rows that are stored by themselves."""
+        groups: dict[tuple[Any, ...], Rows] = {}
+        for held in self._held:
+            if id(held.owner) not in self._rings:
+                continue
+            _, ring, is_changing = self._rings[id(held.owner)]
+            raw = held.stored.raw
+            is_plain = not held.node.keys() & {"$view", "dtype", "strides", "shape"}
+            is_own = stored.get(held.component, {}).get(held.name) is held.stored
+            if not is_plain or not is_own or raw.shape[:1] != (ring.capacity,) or not raw.nbytes:
+                continue
+            key = (held.component, id(ring), held.name if is_changing else None)
+            found = groups.setdefault(key, Rows(held.component, [], ring, is_changing))
+            found.names.append(held.name)
+        return list(groups.values())
+
     def _host(self, group: list[_Held]) -> _Held:
         low = min(held.low for held in group)
         high = max(held.high for held in group)
@@ -424,7 +551,9 @@ class Walk:
         buffer = (ctypes.c_uint8 * (high - low)).from_address(low)
         raw = np.frombuffer(memoryview(buffer), np.uint8).copy()
         node = {"$array": f"{first.component}/{name}"}
-        return _Held(first.component, name, node, arrays.Stored("U8", raw), raw, None, low, high)
+        return _Held(
+            first.component, name, node, arrays.Stored("U8", raw), raw, None, None, low, high
+        )
 
     def _make_view(self, held: _Held, host: _Held) -> None:
         node = held.node

@@ -6,7 +6,6 @@ The records here and the tables of `docs/format.md` say the same; a test compare
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,13 @@ from typing import Any
 import msgspec
 
 from rekindle import files
+from rekindle.archive import Archive, is_archive
 from rekindle.codecs import values
 from rekindle.errors import (
     DamagedError,
     FormatError,
     NotFoundError,
+    UnsafeError,
     UnsupportedError,
     VersionError,
 )
@@ -27,7 +28,7 @@ from rekindle.files import FileRecord
 NAME = "checkpoint.json"
 FORMAT = "rekindle"
 VERSION = 1
-FEATURES: frozenset[str] = frozenset()
+FEATURES = frozenset(("segments", "zstd"))
 """Values of `requires` that this version understands."""
 KINDS = ("checkpoint", "policy")
 
@@ -35,12 +36,48 @@ _DIGEST = re.compile(rb'"digest": "([0-9a-f]{64})"\s*}\s*$')
 _COMPONENT = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
 
 
-class ComponentRecord(msgspec.Struct, frozen=True, kw_only=True):
+class SegmentRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Rows that lie in one file."""
+
+    file: str
+    first: int
+    count: int
+    skip: int = 0
+    codecs: dict[str, str] = {}
+
+
+class ArrayRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of an array whose rows lie in segments."""
+
+    dtype: str
+    shape: list[int]
+
+
+class RowsRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Arrays of one length whose rows lie in segments, and which rows lie where."""
+
+    arrays: dict[str, ArrayRecord]
+    segments: list[SegmentRecord]
+    filled: int
+    position: int | None = None
+
+
+class ComponentRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One component: what captured it, and its files."""
 
     adapter: str
     document: str
     arrays: list[str] = []
+    rows: list[RowsRecord] = []
+
+    @property
+    def files(self) -> list[str]:
+        """Every file that belongs to it."""
+        return [
+            self.document,
+            *self.arrays,
+            *dict.fromkeys(item.file for part in self.rows for item in part.segments),
+        ]
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +85,11 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     bytes: int
     blake3: str
+
+    @property
+    def record(self) -> FileRecord:
+        """The same as `rekindle.files` says it."""
+        return FileRecord(self.bytes, self.blake3)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,8 +120,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return sum(entry.bytes for entry in self.files.values())
 
     def records(self) -> dict[str, FileRecord]:
-        """The list of files as `files.check_files` takes it."""
-        return {name: FileRecord(entry.bytes, entry.blake3) for name, entry in self.files.items()}
+        """The list of files as `places.check_files` takes it."""
+        return {name: entry.record for name, entry in self.files.items()}
 
 
 def check_component(name: str) -> None:
@@ -150,47 +192,59 @@ def _with_digest(text: bytes, digest: bytes) -> bytes:
     return text[: found.start(1)] + digest + text[found.end(1) :]
 
 
-def read(directory: Path) -> Manifest:
-    """Read and check the manifest of a checkpoint's directory.
+def read(path: Path) -> Manifest:
+    """Read and check the manifest of a checkpoint: of its directory, or of its archive.
 
     Raises:
-        NotFoundError: There is no such directory, or no manifest in it.
+        NotFoundError: There is nothing, or a directory without a manifest.
         DamagedError: The manifest's bytes are not those that were written.
         FormatError: What is there is no checkpoint, or the file is no manifest.
         VersionError: A newer version wrote it, or it requires an unknown feature.
     """
-    path = directory / NAME
     try:
-        text = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        if directory.exists() and not directory.is_dir():
-            raise FormatError(
-                f"{directory}: expected a checkpoint (a directory with a {NAME}), found "
-                f"{_what(directory)}.",
-                path=directory,
-            ) from None
+        text = (path / NAME).read_bytes()
+    except FileNotFoundError:
         raise NotFoundError(
-            f"{directory}: expected a checkpoint (a directory with a {NAME}), found "
-            f"{_what(directory)}. `rekindle ls` lists the checkpoints of a run.",
-            path=directory,
+            f"{path}: expected {_EXPECTED}, found {_what(path)}. "
+            "`rekindle ls` lists the checkpoints of a run.",
+            path=path,
         ) from None
-    return decode(text, path)
+    except NotADirectoryError:
+        text = _read_archived(path)
+    return decode(text, path / NAME)
 
 
-def _what(path: Path) -> str:
-    if path.is_dir():
-        return "a directory without one"
+def is_archived(path: Path) -> bool:
+    """Whether a file is an archive with a manifest, whatever that says."""
+    if not is_archive(path):
+        return False
+    try:
+        return NAME in Archive(path).names()
+    except (DamagedError, FormatError, UnsafeError):
+        return False
+
+
+_EXPECTED = f"a checkpoint (a directory with a {NAME}, or an archive of one)"
+
+
+def _read_archived(path: Path) -> bytes:
     if not path.exists():
-        return "nothing"
-    if not zipfile.is_zipfile(path):
-        return "a file of no known format"
-    with zipfile.ZipFile(path) as archive:
-        if "_stable_baselines3_version" in archive.namelist():
-            return (
+        raise NotFoundError(f"{path}: expected {_EXPECTED}, found nothing.", path=path)
+    place = Archive(path) if is_archive(path) else None
+    names = place.names() if place is not None else []
+    if place is None or NAME not in names:
+        what = "a file of no known format" if place is None else "a zip archive of no known format"
+        if "_stable_baselines3_version" in names:
+            what = (
                 "a model that Stable-Baselines3 saved: load it with its own class, and save that "
                 "with rekindle.sb3.save"
             )
-    return "a zip archive of no known format"
+        raise FormatError(f"{path}: expected {_EXPECTED}, found {what}.", path=path)
+    return place.extent(NAME).read()
+
+
+def _what(path: Path) -> str:
+    return "a directory without one" if path.is_dir() else "nothing"
 
 
 def decode(text: bytes, path: Path) -> Manifest:
@@ -266,7 +320,7 @@ def _check_names(manifest: Manifest, path: Path) -> None:
     for name in manifest.files:
         files.check_name(name, path)
     for component, record in manifest.components.items():
-        for name in (record.document, *record.arrays):
+        for name in record.files:
             files.check_name(name, path)
             if name not in manifest.files:
                 raise FormatError(

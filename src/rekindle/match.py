@@ -355,6 +355,43 @@ class Match:
             return raw, stored.code
         return arrays.decode(stored, node), stored.code
 
+    def filler(
+        self, node: dict[str, Any], memory: np.ndarray[Any, Any]
+    ) -> Callable[[], None] | None:
+        """How to read an array that is stored in parts straight into live memory.
+
+        Args:
+            node: The array's node.
+            memory: The live array.
+
+        Returns:
+            What `later` takes; None where the array is stored as a whole, or does not fit.
+        """
+        if "$array" not in node or not (memory.flags.c_contiguous and memory.flags.writeable):
+            return None
+        found = self._source.segmented(node["$array"])
+        if found is None or found.shape != memory.shape or found.dtype != memory.dtype:
+            return None
+        found.verify()
+        self.num_values += 1
+        return functools.partial(found.fill, memory)
+
+    def measure(self, node: dict[str, Any]) -> tuple[tuple[int, ...], np.dtype[Any], str]:
+        """Shape, type and safetensors type of a stored array, whose files are checked by this."""
+        found = self._source.segmented(node["$array"]) if "$array" in node else None
+        if found is None:
+            data, code = self.stored(node)
+            return data.shape, data.dtype, code
+        found.verify()
+        self.num_values += 1
+        return found.shape, found.dtype, found.code
+
+    def again(self) -> Match:
+        """Another restore from the same source, for what only this one's second pass makes."""
+        other = Match(self._source, {}, **self.options)
+        other.enter(self.component)
+        return other
+
     def value(self, node: Any) -> Any:
         """Plain data from a node, without any live object: scalars, containers, numpy arrays."""
         assert self._document is not None
@@ -944,6 +981,11 @@ class Match:
         return self.register(node, outcome)
 
     def _numpy(self, node: dict[str, Any], live: Any, path: str, strict: bool) -> Any:
+        if isinstance(live, np.ndarray):
+            fill = self.filler(node, live)
+            if fill is not None and self._takes(node, live, path):
+                self.later(fill)
+                return live
         data, _ = self.stored(node)
         if isinstance(live, np.ndarray):
             same = live.dtype == data.dtype and live.shape == data.shape

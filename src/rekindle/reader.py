@@ -7,10 +7,12 @@ from typing import Any
 
 import msgspec
 
-from rekindle import files
+from rekindle import files, places
 from rekindle.codecs import arrays
 from rekindle.errors import DamagedError, Difference, FormatError, NotFoundError, RekindleError
+from rekindle.extents import Extent
 from rekindle.manifest import ComponentRecord, FileEntry, Manifest
+from rekindle.rowgroups import Segmented
 from rekindle.state import Document
 
 _MALFORMED = (
@@ -40,7 +42,7 @@ class Reader:
     """Documents and arrays of one checkpoint, each file opened once.
 
     Args:
-        root: Its directory.
+        root: Its directory, or its archive.
         record: Its manifest.
         verify: Whether to compare every byte read with its digest.
     """
@@ -51,6 +53,7 @@ class Reader:
         self._verify = verify
         self._documents: dict[str, Document] = {}
         self._files: dict[str, arrays.ArrayFile] = {}
+        self._place = places.at(root)
 
     def _record(self, component: str) -> ComponentRecord:
         try:
@@ -67,12 +70,12 @@ class Reader:
         """The JSON of a component's document, checked against its digest."""
         name = self._record(component).document
         entry = self._manifest.files[name]
-        path = self._path(name, entry)
-        text = path.read_bytes()
+        extent = self._extent(name, entry)
+        path, text = extent.path, extent.read()
         self._check(name, entry, files.FileRecord(len(text), files.digest(text)))
         try:
             return msgspec.json.decode(text)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise FormatError(f"{path}: expected JSON ({error}).", path=path) from error
 
     def document(self, component: str) -> Document:
@@ -87,6 +90,9 @@ class Reader:
         for file in self._array_files(component):
             if short in file:
                 return file[short]
+        segmented = self.segmented(name)
+        if segmented is not None:
+            return arrays.Stored(segmented.code, segmented.assemble())
         raise FormatError(
             f"{self._root}: expected an array {name}, found none of this name. "
             "The document is malformed.",
@@ -94,9 +100,18 @@ class Reader:
             key=name,
         )
 
+    def segmented(self, name: str) -> Segmented | None:
+        """An array whose rows lie in segments, by its full name; None for any other."""
+        component, _, short = name.partition("/")
+        for record in self._record(component).rows:
+            if short in record.arrays:
+                return Segmented(short, record, self.file)
+        return None
+
     def names(self, component: str) -> list[str]:
         """Names of a component's stored arrays."""
-        return [name for file in self._array_files(component) for name in file.entries]
+        whole = [name for file in self._array_files(component) for name in file.entries]
+        return [*whole, *(name for part in self._record(component).rows for name in part.arrays)]
 
     def _array_files(self, component: str) -> list[arrays.ArrayFile]:
         return [self.file(name) for name in self._record(component).arrays]
@@ -105,29 +120,24 @@ class Reader:
         """One array file of the checkpoint, checked and mapped."""
         if name not in self._files:
             entry = self._manifest.files[name]
-            path = self._path(name, entry)
+            extent = self._extent(name, entry)
             if self._verify:
-                self._check(name, entry, files.digest_file(path))
-            elif path.stat().st_size != entry.bytes:
-                self._check(name, entry, files.FileRecord(path.stat().st_size, ""))
-            self._files[name] = arrays.ArrayFile(path)
+                self._check(name, entry, extent.digest())
+            elif extent.size != entry.bytes:
+                self._check(name, entry, files.FileRecord(extent.size, ""))
+            self._files[name] = arrays.ArrayFile(extent)
         return self._files[name]
 
-    def _path(self, name: str, entry: FileEntry) -> Path:
+    def _extent(self, name: str, entry: FileEntry) -> Extent:
         try:
-            return files.open_inside(self._root, name)
+            return self._place.extent(name)
         except NotFoundError:
             difference = Difference(name, f"{entry.bytes} bytes", "no file")
             raise self._damaged(name, difference) from None
 
     def _check(self, name: str, entry: FileEntry, found: files.FileRecord) -> None:
-        if found.bytes != entry.bytes:
-            difference = Difference(name, f"{entry.bytes} bytes", f"{found.bytes} bytes")
-        elif found.blake3 != entry.blake3:
-            difference = Difference(name, f"blake3 {entry.blake3}", f"blake3 {found.blake3}")
-        else:
-            return
-        raise self._damaged(name, difference)
+        for difference in places.compare(name, entry.record, found):
+            raise self._damaged(name, difference)
 
     def _damaged(self, name: str, difference: Difference) -> DamagedError:
         return DamagedError(

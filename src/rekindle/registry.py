@@ -53,6 +53,23 @@ ADAPTERS: dict[str, str] = {
     "numpy.random.mtrand.RandomState": "rekindle.adapters.generators:NUMPY_LEGACY",
     "numpy.random.bit_generator.SeedSequence": "rekindle.adapters.generators:SEED_SEQUENCE",
     "rekindle.adapters.generators.GlobalRNG": "rekindle.adapters.generators:GLOBAL",
+    "rekindle.rings.RingBuffer": "rekindle.adapters.ring:BUFFER",
+    "tensordict._td.TensorDict": "rekindle.adapters.tensordict:DICTIONARY",
+    "torchrl.data.replay_buffers.replay_buffers.ReplayBuffer": "rekindle.adapters.torchrl:BUFFER",
+    "torchrl.data.replay_buffers.replay_buffers.ReplayBufferEnsemble": (
+        "rekindle.adapters.torchrl:REFUSED"
+    ),
+    "torchrl.data.replay_buffers.storages.Storage": "rekindle.adapters.torchrl:REFUSED",
+    "torchrl.data.replay_buffers.storages.TensorStorage": "rekindle.adapters.torchrl:STORAGE",
+    "torchrl.data.replay_buffers.storages.ListStorage": "rekindle.adapters.torchrl:ITEMS",
+    "torchrl.data.replay_buffers.storages.CompressedListStorage": (
+        "rekindle.adapters.torchrl:REFUSED"
+    ),
+    "torchrl.data.replay_buffers.writers.Writer": "rekindle.adapters.torchrl:WRITER",
+    "torchrl.data.replay_buffers.samplers.Sampler": "rekindle.adapters.torchrl:SAMPLER",
+    "torchrl.data.replay_buffers.samplers.PrioritizedSampler": (
+        "rekindle.adapters.torchrl:PRIORITIZED"
+    ),
     "rekindle.environments.Stateful": "rekindle.adapters.declared:STATE",
     "gymnasium.spaces.space.Space": "rekindle.adapters.gymnasium:SPACE",
     "gymnasium.wrappers.common.RecordEpisodeStatistics": "rekindle.adapters.gymnasium:STATISTICS",
@@ -93,8 +110,10 @@ ADAPTERS: dict[str, str] = {
     ),
     "gymnasium.vector.async_vector_env.AsyncVectorEnv": "rekindle.adapters.workers:ASYNC",
     "stable_baselines3.common.base_class.BaseAlgorithm": "rekindle.adapters.sb3:ALGORITHM",
+    "stable_baselines3.common.policies.BaseModel": "rekindle.adapters.sb3_policy:POLICY",
     "stable_baselines3.common.logger.Logger": "rekindle.adapters.sb3:LOGGER",
     "stable_baselines3.common.buffers.BaseBuffer": "rekindle.adapters.sb3:BUFFER",
+    "stable_baselines3.common.buffers.ReplayBuffer": "rekindle.adapters.sb3:REPLAY",
     "stable_baselines3.common.buffers.RolloutBuffer": "rekindle.adapters.sb3:ROLLOUT",
     "stable_baselines3.common.vec_env.base_vec_env.VecEnv": "rekindle.adapters.sb3:VEC_ENV",
     "stable_baselines3.common.monitor.Monitor": "rekindle.adapters.sb3:MONITOR",
@@ -112,6 +131,24 @@ ADAPTERS: dict[str, str] = {
     "weakref.ReferenceType": "rekindle.adapters.external:EXTERNAL",
     "_io._IOBase": "rekindle.adapters.external:STREAM",
 }
+
+
+FORMATS: dict[str, str] = {
+    # Written as: name of the format -> module:attribute of it.
+    "sb3.model": "rekindle.formats.sb3_model:FORMAT",
+    "sb3.policy": "rekindle.formats.sb3_parts:POLICY",
+    "sb3.replay_buffer": "rekindle.formats.sb3_parts:REPLAY_BUFFER",
+    "sb3.normalizer": "rekindle.formats.sb3_parts:NORMALIZER",
+    "equinox": "rekindle.formats.equinox_leaves:EQUINOX",
+    "lerax": "rekindle.formats.equinox_leaves:LERAX",
+    "metta.checkpoint": "rekindle.formats.metta_checkpoint:FORMAT",
+    "metta.trainer_state": "rekindle.formats.metta_trainer:FORMAT",
+    "metta.bundle": "rekindle.formats.metta_bundle:FORMAT",
+    "velora": "rekindle.formats.velora:FORMAT",
+    "cogym": "rekindle.formats.cogym:FORMAT",
+    "torch": "rekindle.formats.torch_checkpoint:FORMAT",
+}
+"""Formats of other libraries, read by `rekindle.formats.recognition`."""
 
 
 def label(cls: type) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,6 +46,8 @@ class Shown:
         raise NotImplementedError(type(self).__name__)
 
     def _repr_html_(self) -> str:
+        import html  # in a notebook only
+
         return f"<pre>{html.escape(self._text())}</pre>"
 
 

@@ -7,43 +7,60 @@ The directory holds `run.json` (what is trained), one directory per checkpoint, 
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import json
+import errno
 import logging
-import os
-import struct
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-import msgspec
-
-from rekindle import files, manifest, provenance, seeding, writer
+from rekindle import (
+    cadence,
+    description,
+    entries,
+    files,
+    manifest,
+    pins,
+    probe,
+    provenance,
+    retention,
+    seeding,
+    writer,
+)
 from rekindle import trail as trails
+from rekindle.cadence import Cadence, Moment
 from rekindle.checkpoint import Checkpoint, step_directories, verify
-from rekindle.codecs import values
 from rekindle.errors import (
     AlreadyExistsError,
     DamagedError,
     Difference,
     FormatError,
-    LockedError,
     MismatchError,
+    NoSpaceError,
     NotFoundError,
-    RekindleError,
     UnsupportedError,
     VersionError,
     listing,
 )
 from rekindle.files import PathLike
+from rekindle.lock import Lock
+from rekindle.preemption import EXIT_CODE, Watch
 from rekindle.report import RestoreReport, Shown, columns, num_bytes, plural
+from rekindle.retention import Keep, PruneReport
+from rekindle.rowgroups import Known
 
 logger = logging.getLogger("rekindle")
 
-_RUN_FORMAT = "rekindle-run"
-_RUN_VERSION = 1
-_CACHE = "checkpoints.jsonl"
+_MOST_COPIED_BYTES = 64 << 20
+"""Rows up to this size are copied when training was faster than a save; else it waits for it."""
+_MARGIN_BYTES = 1 << 20
+"""Room for what a draft does not count: documents and the manifest."""
+
+_REMEDY = (
+    "Every earlier checkpoint is as it was. Make room, `rekindle prune` helps; or train on without "
+    'such saves: rk.Run(on_low_disk="continue").'
+)
 
 
 class Progress:
@@ -70,101 +87,31 @@ class Progress:
         return f"Progress({content})"
 
 
-class Lock:
-    """The right to write a run. The system takes it back when its owner dies, however it dies."""
-
-    _held: dict[str, int] = {}  # noqa: RUF012 - one table for the whole process
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._key = os.path.realpath(path)
-        self._fd: int | None = None
-        self._pid = 0
-
-    @property
-    def is_held(self) -> bool:
-        """Whether this process holds it through this object; a forked child does not."""
-        return self._fd is not None and self._pid == os.getpid()
-
-    def acquire(self) -> None:
-        """Take the lock, or say who has it.
-
-        Raises:
-            LockedError: Another process, or another `Run` of this one, writes here.
-        """
-        if self.is_held:
-            return
-        import fcntl
-
-        if self._held.get(self._key) == os.getpid():
-            raise self._refusal(f"another Run object of this process ({os.getpid()})")
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            # A record lock, not flock: a forked worker does not inherit it and cannot outlive us.
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = self._owner(fd)
-            os.close(fd)
-            raise self._refusal(owner) from None
-        text = {
-            "pid": os.getpid(),
-            "host": os.uname().nodename,
-            "since": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        }
-        try:
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, json.dumps(text).encode() + b"\n", 0)
-        except BaseException:
-            os.close(fd)
-            raise
-        self._fd, self._pid = fd, os.getpid()
-        self._held[self._key] = os.getpid()
-
-    def release(self) -> None:
-        """Give the lock back."""
-        if self._fd is not None:
-            if self.is_held:
-                self._held.pop(self._key, None)
-            os.close(self._fd)
-            self._fd = None
-
-    def _owner(self, fd: int) -> str:
-        """Who holds the lock: what the file says, or what the system knows."""
-        try:
-            said = json.loads(os.pread(fd, 4096, 0))
-            return f"process {said['pid']} on {said['host']} since {said['since']}"
-        except (ValueError, KeyError, TypeError):
-            return f"process {self._owner_pid(fd)}"
-
-    def _owner_pid(self, fd: int) -> str:
-        import fcntl
-
-        query = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        answer = struct.unpack("hhqqi4x", fcntl.fcntl(fd, fcntl.F_GETLK, query))
-        return str(answer[4])
-
-    def _refusal(self, owner: str) -> LockedError:
-        return LockedError(
-            f"{self._path.parent}: expected to be the only writer of this run, found {owner}. "
-            "Wait for it, end it, or give this run another directory.",
-            path=self._path.parent,
-        )
-
-
 class Run(Shown):
     """A training run on disk.
 
     Args:
         path: Its directory; made at the first save.
-        every: Save when this many environment steps have passed since the last save.
+        every: Save when so many environment steps have passed: `10_000`. In other units:
+            `rk.Every(seconds=600)`, `rk.Every(updates=1_000)`.
+        keep: Which checkpoints stay, `rk.Keep(last=3)`; the others are deleted after a save, when
+            that is durable. All of them stay when left out.
         exclude: Paths to leave out of every checkpoint.
         allow: What may differ from the environment that a checkpoint was written in when it is
             resumed, by the names that the refusal lists: `"torch"`, `"threads"`, ...
         background: Whether `checkpoint` goes on as soon as the state is copied, while another
             thread writes it. A failure is raised by the next call, or by `wait` or `close`.
+        busy: What `checkpoint` does when a save is due and the one before is still being written:
+            `"wait"` for it, or `"skip"`, which saves at the first call after it is done.
         configuration: What must be the same when the run is resumed: plain data.
         algorithm: Name of the algorithm, for `run.json`.
         environment: Name of the environment, for `run.json`.
+        on_low_disk: What `checkpoint` does when there is no room for a save. `"raise"` an error,
+            or `"continue"` without this save: the log says so, and the next checkpoint notes it.
+        preemption: Whether SIGTERM and SIGUSR1 make `checkpoint` save and end the process with
+            status 75, instead of ending it at once; a second signal does that. From the first call
+            of `checkpoint` to `close`, in the main thread. When left out, only for those of the two
+            that have no other handler; with True, other handlers are called as well.
         trail: Whether to write short digests of every part at every step into `trail.jsonl`, by
             which two runs can be compared later; it takes a few percent of the time at most.
     """
@@ -173,35 +120,51 @@ class Run(Shown):
         self,
         path: PathLike,
         *,
-        every: int | None = None,
+        every: Cadence | None = None,
+        keep: Keep | None = None,
         exclude: Sequence[str] = (),
         allow: Sequence[str] = (),
         background: bool = False,
+        busy: Literal["wait", "skip"] = "wait",
+        on_low_disk: Literal["raise", "continue"] = "raise",
+        preemption: bool | None = None,
         configuration: Mapping[str, Any] | None = None,
         algorithm: str | None = None,
         environment: str | None = None,
         trail: bool = False,
     ) -> None:
-        if every is not None and every < 1:
-            raise UnsupportedError(f"every={every}: expected a number of steps, at least 1.")
+        if on_low_disk not in ("raise", "continue"):
+            raise UnsupportedError(f"on_low_disk={on_low_disk!r}: expected 'raise' or 'continue'.")
+        if busy not in ("wait", "skip"):
+            raise UnsupportedError(f"busy={busy!r}: expected 'wait' or 'skip'.")
+        cadence.settled(every)
         self.path = trails.redirected(path)
         self.every = trails.every(every)
+        self.keep = keep
+        self._cadence = cadence.settled(self.every)
+        self._is_full_disk_accepted = on_low_disk == "continue"
+        self._watch = Watch(preemption)
         self._exclude = tuple(exclude)
         self._allow = frozenset(allow)
         self._about = {
             "algorithm": algorithm,
             "environment": environment,
-            "configuration": _plain(configuration or {}),
+            "configuration": description.plain(configuration or {}),
         }
         self._background = background
+        self._skips = busy == "skip"
         self._commits = writer.Background()
         settings = trails.asked_for() or (trails.Settings() if trail else None)
         self._trail = None if settings is None else trails.Trail(self.path, settings, exclude)
         self._resumed_from: int | None = None
-        self._lock = Lock(self.path / ".lock")
+        self._lock = Lock(self.path)
         self._tracked: dict[str, Any] = {}
-        self._last_step: int | None = None
+        self._last: Moment | None = None
+        self._left_out: list[int] = []
         self._parent: Checkpoint | None = None
+        self._probe = probe.Probe()
+        self._known: dict[str, Known] = {}
+        self._prints: Mapping[str, bytes] = {}
         self._set_aside: set[Path] = set()
         self._started = time.monotonic()
         self._elapsed_before = 0.0
@@ -224,7 +187,7 @@ class Run(Shown):
     @property
     def about(self) -> dict[str, Any]:
         """`run.json`: what is trained, and with what configuration."""
-        return _read_about(self.path)
+        return description.read(self.path)
 
     def latest(self) -> Checkpoint:
         """The newest checkpoint.
@@ -232,12 +195,17 @@ class Run(Shown):
         Raises:
             NotFoundError: There is none.
         """
+        newest = self._directories()[-1]
+        return Checkpoint(newest, manifest.read(newest))
+
+    def _directories(self) -> list[Path]:
+        """Its checkpoints, oldest first; at least one."""
         found = step_directories(self.path)
         if not found:
             raise NotFoundError(
                 f"{self.path}: expected a run with checkpoints, found none.", path=self.path
             )
-        return Checkpoint(found[-1], manifest.read(found[-1]))
+        return found
 
     def entries(self) -> list[dict[str, Any]]:
         """One line per checkpoint, oldest first: step, time, metrics, size.
@@ -245,24 +213,57 @@ class Run(Shown):
         Taken from `checkpoints.jsonl`; what that lacks, or what changed since it was written, is
         read from the manifests. A damaged checkpoint's entry says so under `damaged`.
         """
-        cache = self.path / _CACHE
-        written = _modified(cache)
-        cached = {entry["name"]: entry for entry in _read_lines(cache)}
-        found = []
-        for directory in step_directories(self.path):
-            entry = cached.get(directory.name)
-            if entry is None or not 0 < _modified(directory / manifest.NAME) <= written:
-                entry = _entry_of(directory)
-            found.append(entry)
-        return found
+        return entries.read(self.path)
 
-    def _mend_cache(self) -> None:
-        """Write `checkpoints.jsonl` anew where it does not say what the manifests say."""
-        entries = [entry for entry in self.entries() if "damaged" not in entry]
-        text = b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries)
-        cache = self.path / _CACHE
-        if text != (cache.read_bytes() if cache.exists() else b""):
-            files.replace_file(cache, text)
+    @property
+    def left_out(self) -> list[int]:
+        """Steps of the saves that were left out since the last one, because the disk was full."""
+        return list(self._left_out)
+
+    @property
+    def pins(self) -> list[int]:
+        """Steps of its pinned checkpoints, oldest first."""
+        pinned = pins.names(self.path)
+        return [int(path.name[5:]) for path in step_directories(self.path) if path.name in pinned]
+
+    def pin(self, step: int) -> None:
+        """Keep a checkpoint whatever `keep` says; training may be under way.
+
+        Raises:
+            NotFoundError: There is no checkpoint at this step.
+        """
+        pins.pin(self._directory(step))
+
+    def unpin(self, step: int) -> None:
+        """Take the pin of a checkpoint away.
+
+        Raises:
+            NotFoundError: There is no checkpoint at this step.
+        """
+        pins.unpin(self._directory(step))
+
+    def prune(self, keep: Keep, *, dry_run: bool = False) -> PruneReport:
+        """Delete what a policy does not keep, now; training may be under way.
+
+        The newest checkpoint of which every byte is as written stays, and what is newer than it.
+
+        Args:
+            keep: The policy.
+            dry_run: Only say what would be deleted.
+
+        Raises:
+            NotFoundError: The run has no checkpoints.
+        """
+        self._directories()
+        newest, damaged = retention.newest_intact(self.path)
+        held = retention.look(self.path, damaged=damaged)
+        decision = retention.decide(keep, held, newest=newest, pinned=pins.names(self.path))
+        if not dry_run:
+            retention.apply(self.path, decision)
+        return PruneReport(str(self.path), decision, dry_run)
+
+    def _directory(self, step: int) -> Path:
+        return self.path / f"step_{step:09d}"
 
     # ------------------------------------------------------------------ training
 
@@ -282,7 +283,7 @@ class Run(Shown):
         given = {
             "algorithm": algorithm,
             "environment": environment,
-            "configuration": _plain(configuration or {}),
+            "configuration": description.plain(configuration or {}),
         }
         for key, value in given.items():
             self._about[key] = self._about[key] or value
@@ -350,13 +351,13 @@ class Run(Shown):
                 path=self.path,
             )
         self._note_start()
-        self._last_step = 0
+        self._last = self._moment(0)
         return None
 
     def _note_start(self) -> None:
         """Remember how the generators stand at a fresh start, to tell later which were seeded."""
         content = {**self.about, "start": seeding.fingerprints(self._tracked, self._exclude)}
-        self._write_about(content)
+        description.write(self.path, content)
 
     def _check_environment(self, checkpoint: Checkpoint) -> tuple[Difference, ...]:
         """What differs and is accepted; anything else that differs refuses the resume."""
@@ -380,12 +381,16 @@ class Run(Shown):
         start = seeding.fingerprints(self._tracked, self._exclude)
         unseeded = seeding.unseeded(self.about.get("start", {}), start)
         report = checkpoint.restore(self._tracked, classes=classes)
-        self._last_step = self._resumed_from = checkpoint.step
+        self._resumed_from = checkpoint.step
+        self._last = self._moment(checkpoint.step)
         self._parent = checkpoint
+        self._known = writer.remember(self._tracked, checkpoint, self._exclude)
         self._elapsed_before = checkpoint.manifest.elapsed_seconds or 0.0
         self._started = time.monotonic()
+        probed = self._probe.notes(self._tracked, self._exclude)
+        notes = tuple(dict.fromkeys((*report.notes, *probed)))
         return dataclasses.replace(
-            report, skipped=tuple(skipped), unseeded=unseeded, accepted=accepted
+            report, skipped=tuple(skipped), unseeded=unseeded, accepted=accepted, notes=notes
         )
 
     def checkpoint(
@@ -394,21 +399,39 @@ class Run(Shown):
         """Save when a save is due; call it at the top of the loop.
 
         There, everything that the last iteration did is finished, so a run resumed from here does
-        what the uninterrupted one does.
+        what the uninterrupted one does. When the process was asked to end (`preemption`), this
+        saves, closes the run and raises `SystemExit(75)`.
 
         Args:
             metrics: Measurements to keep beside it.
             step: Environment steps so far; the tracked `progress.step` when left out.
 
         Returns:
-            Whether a save was due. With `background=True` it may still be under way: see `wait`.
+            Whether it saved. With `background=True` the save may still be under way: see `wait`.
         """
         now = self._step(step)
-        is_due = self.is_due(now)
-        if is_due:
-            self._begin(now, metrics, None, background=self._background)
+        is_saved = False
+        if self.is_due(now):
+            is_saved = self._begin(now, metrics, None, background=self._background, is_due=True)
         self.trace(now)
-        return is_due
+        if self._watch.request is not None:
+            self._end(self._watch.request, now, metrics)
+        return is_saved
+
+    def _end(self, request: str, now: int, metrics: Mapping[str, Any] | None) -> NoReturn:
+        """Save at this safe point, and end the process, which was asked to."""
+        self._begin(now, metrics, None, background=False)
+        logger.warning(
+            "%s: %s: saved at step %s, ending with status %d. The same command goes on from there.",
+            self.path, request, f"{now:,}", EXIT_CODE,
+        )  # fmt: skip
+        self._shut()
+        raise SystemExit(EXIT_CODE)
+
+    @property
+    def has_trail(self) -> bool:
+        """Whether `trace` writes anything."""
+        return self._trail is not None
 
     def trace(self, step: int, *, is_inside: bool = False) -> None:
         """Write digests of the tracked objects, if the run has a trail; `checkpoint` does it too.
@@ -426,22 +449,31 @@ class Run(Shown):
     ) -> None:
         if not trail.is_begun:
             self._open()
-            if self._last_step is None:
+            if self._last is None:
                 self._refuse_unresumed()
             trail.begin(self._resumed_from)
         trail.record(self._tracked, step, is_inside=is_inside, is_whole=is_whole)
 
-    def is_due(self, step: int) -> bool:
+    def is_due(self, step: int, *, updates: int | None = None) -> bool:
         """Whether `checkpoint` would save at this step.
+
+        Args:
+            step: Environment steps so far.
+            updates: Gradient updates so far; the tracked `progress.updates` when left out.
 
         Raises:
             AlreadyExistsError: The run has checkpoints and `resume` was not called.
+            OSError: The last save, in the background, failed; told once.
         """
-        if self.every is None or step == 0:
+        if self._commits.has_failed:
+            self._settle()
+        self._watch.begin()
+        if self._watch.request is not None or self._commits.is_overwritten:
+            return True
+        if self._cadence is None or step == 0 or (self._skips and self._commits.is_busy):
             return False
-        if self._last_step is None:
-            self._refuse_unresumed()
-        return step // self.every > (self._last_step or 0) // self.every
+        last = self._last or self._refuse_unresumed()
+        return step != last.step and self._cadence.is_due(last, self._moment(step, updates))
 
     def save(
         self,
@@ -465,7 +497,7 @@ class Run(Shown):
 
     def wait(self) -> None:
         """Wait for a save under way in the background; raise what went wrong with it."""
-        self._commits.wait()
+        self._settle()
 
     def _begin(
         self,
@@ -474,47 +506,157 @@ class Run(Shown):
         counters: Mapping[str, Any] | None,
         *,
         background: bool,
-    ) -> None:
-        """Capture the tracked objects, and commit them here or in the background."""
+        is_due: bool = False,
+    ) -> bool:
+        """Capture the tracked objects, and commit them here or in the background.
+
+        Returns:
+            Whether that was possible: when the disk is full, a save that was only due may be left
+            out.
+        """
+        watch = writer.Stopwatch()
         self._open()
-        if self._last_step is None:
+        moment = self._moment(now)
+        if self._last is None:
             self._refuse_unresumed()
-        self._commits.wait()
-        if self._parent is not None and self._parent.step == now and self._parent.path.exists():
-            return
+        self._settle()
+        is_lost = self._tell_lost()
+        is_there = self._parent is not None and self._parent.path.exists()
+        if is_there and self._parent is not None and self._parent.step == now:
+            return True
         plan = writer.draft(
-            self.path / f"step_{now:09d}",
+            self._directory(now),
             self._tracked,
             step=now,
             counters=counters,
             metrics=metrics,
             exclude=self._exclude,
             parent=self._parent,
+            known=self._known if is_there else {},
+            prints=self._prints,
+            watch=watch,
             elapsed_seconds=round(self._elapsed_before + time.monotonic() - self._started, 3),
         )
+        plan.manifest.notes.extend(self._notes())
         overwrite = plan.destination in self._set_aside
-        self._last_step = now
-        if background:
-            self._commits.submit(plan, self._committed, overwrite=overwrite)
-        else:
-            self._committed(plan, writer.commit(plan, overwrite=overwrite))
+        self._last = moment
+        try:
+            self._check_room(plan)
+            num_bytes_of_rows = sum(group.num_bytes for group in plan.groups)
+            if background and not (is_lost and num_bytes_of_rows > _MOST_COPIED_BYTES):
+                self._commits.submit(plan, self._committed, overwrite=overwrite, is_whole=is_lost)
+            else:
+                self._committed(plan, writer.commit(plan, overwrite=overwrite))
+        except OSError as error:
+            self._accept(error, now, is_due=is_due)
+            return False
         if self._trail is not None:
             self._trace(self._trail, now, is_whole=True)
+        return True
 
-    def _committed(self, plan: writer.Draft, record: manifest.Manifest) -> None:
-        self._parent = Checkpoint(plan.destination, record)
-        line = msgspec.json.encode(_entry(self._parent))
-        files.append_line(self.path / _CACHE, line)
+    def _tell_lost(self) -> bool:
+        """Whether the last save came to nothing because training was faster; the log says so."""
+        lost = self._commits.take_overwritten()
+        if lost is not None:
+            logger.warning("%s: %s", self.path, lost)
+        return lost is not None
+
+    def _settle(self) -> None:
+        """Wait for a save under way; when it found the disk full, leave it out if that may be."""
+        try:
+            self._commits.wait()
+        except OSError as error:
+            self._accept(error, self._last.step if self._last else 0, is_due=True)
+
+    def _check_room(self, plan: writer.Draft) -> None:
+        """Refuse a save that the disk has no room for, before anything is written."""
+        needed, free = plan.num_bytes + _MARGIN_BYTES, files.free_bytes(self.path)
+        if free is not None and free < needed:
+            raise NoSpaceError(
+                f"{plan.destination}: expected room for {num_bytes(needed)}, found "
+                f"{num_bytes(free)} free. {_REMEDY}",
+                path=plan.destination,
+            )
+
+    def _accept(self, error: OSError, step: int, *, is_due: bool) -> None:
+        """Go on without a save for which there is no room, where the user chose so."""
+        is_saved = self._parent is not None and self._parent.step == step
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise error
+        if not (is_due and self._is_full_disk_accepted):
+            if is_saved or isinstance(error, NoSpaceError):
+                raise error
+            directory = self._directory(step)
+            raise NoSpaceError(
+                f"{directory}: expected room for it, found that the disk is full ({error}). "
+                f"{_REMEDY}",
+                path=directory,
+            ) from error
+        if is_saved:  # and only its line in a cache is missing
+            logger.warning("%s: step %s is saved, and the disk full. %s", self.path, step, error)
+            return
+        self._left_out.append(step)
+        logger.warning("%s: the save at step %s is left out. %s", self.path, f"{step:,}", error)
+
+    def _notes(self) -> list[str]:
+        """What the next checkpoint says of environments, and of saves left out before it."""
+        found = [*self._probe.notes(self._tracked, self._exclude)]
+        if not self._left_out:
+            return found
+        steps = ", ".join(f"{step:,}" for step in self._left_out)
+        return [*found, f"the disk was full: no save before this one at the step(s) {steps}"]
+
+    def _committed(self, plan: writer.Draft, done: writer.Commit) -> None:
+        self._parent = Checkpoint(plan.destination, done.manifest)
+        self._prints = done.prints
+        self._known = {group.key: group.after for group in plan.groups if group.after is not None}
+        self._set_aside.discard(plan.destination)
+        self._left_out.clear()
+        entries.append(self._parent, done)
+        if self.keep is not None:
+            self._prune(self.keep, plan.destination.name)
+
+    def _prune(self, keep: Keep, newest: str) -> None:
+        """Delete what is not to be kept, now that a newer checkpoint is on the disk."""
+        damaged = {path.name for path in self._set_aside}
+        held = retention.look(self.path, damaged=damaged, with_sizes=keep.budget_gb is not None)
+        decision = retention.decide(keep, held, newest=newest, pinned=pins.names(self.path))
+        retention.apply(self.path, decision)
+        if decision.excess_bytes:
+            logger.warning(
+                "%s: its checkpoints take %s, more than budget_gb=%s; all that are left are the "
+                "newest, the best or pinned.",
+                self.path, num_bytes(decision.kept_bytes), keep.budget_gb,
+            )  # fmt: skip
 
     def close(self) -> None:
-        """Wait for a save under way, then let others write this run."""
+        """Wait for a save under way, then let others write this run.
+
+        When the process was asked to end and there was no safe point since, it ends here.
+        """
+        request = self._watch.request
+        self._shut()
+        if request is not None:
+            told = f"{self.path}: {request}: the run is closed"
+            if sys.exc_info()[0] is not None:
+                logger.warning("%s; an exception is under way, which comes first.", told)
+                return
+            logger.warning("%s, ending with status %d.", told, EXIT_CODE)
+            raise SystemExit(EXIT_CODE)
+
+    def _shut(self) -> None:
         try:
-            self._commits.close()
+            self._settle()
+            self._tell_lost()
         finally:
-            if self._trail is not None:
-                self._trail.close()
-            self._lock.release()
-            self._is_open = False
+            try:
+                self._commits.close()
+            finally:
+                if self._trail is not None:
+                    self._trail.close()
+                self._lock.release()
+                self._watch.end()
+                self._is_open = False
 
     def __enter__(self) -> Run:
         return self
@@ -523,20 +665,28 @@ class Run(Shown):
         self.close()
 
     def _step(self, step: int | None) -> int:
-        if step is not None:
-            return step
+        return self._counter("step", "step=") if step is None else step
+
+    def _moment(self, step: int, updates: int | None = None) -> Moment:
+        """Now, as far as the cadence counts."""
+        if self._cadence is None or self._cadence.updates is None:
+            updates = 0
+        elif updates is None:
+            updates = self._counter("updates", "updates=")
+        return Moment(step=step, updates=updates, seconds=time.monotonic())
+
+    def _counter(self, name: str, option: str) -> int:
         progress = self._tracked.get("progress")
-        found = (
-            progress.get("step") if isinstance(progress, dict) else getattr(progress, "step", None)
-        )
+        found = progress.get(name) if isinstance(progress, dict) else getattr(progress, name, None)
         if found is None:
             raise UnsupportedError(
-                f"{self.path}: expected to know the step, found no `progress` with a `step` among "
-                "the tracked objects. Track rk.Progress() as progress, or pass step=."
+                f"{self.path}: expected to know {name}, found no `progress` with `{name}` among "
+                f"the tracked objects. Track rk.Progress() as progress, or pass {option}."
             )
         return int(found)
 
-    def _refuse_unresumed(self) -> None:
+    def _refuse_unresumed(self) -> Moment:
+        """Begin at step 0, which is only right where nothing was saved before."""
         found = step_directories(self.path)
         if found:
             raise AlreadyExistsError(
@@ -544,46 +694,32 @@ class Run(Shown):
                 "Call run.resume() before the loop to go on from there, or choose another path.",
                 path=self.path,
             )
-        self._last_step = 0
+        self._last = self._moment(0, 0)
+        return self._last
 
     def _open(self) -> None:
         """Take the lock, sweep what killed saves left, and hold `run.json` against this script."""
         if self._is_open and self._lock.is_held:
             return
+        if self._is_open:  # its lock was taken away, as by someone who removed the directory
+            self._commits.wait()
         files.make_parents(self.path)
         self._lock.acquire()
         try:
             files.sweep(self.path)
             self._compare_about()
-            self._mend_cache()
+            entries.mend(self.path)
         except BaseException:
             self._lock.release()
             raise
         self._is_open = True
 
-    def _write_about(self, content: dict[str, Any]) -> None:
-        text = msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
-        files.replace_file(self.path / "run.json", text)
-
     def _compare_about(self) -> None:
-        path = self.path / "run.json"
-        if not path.exists():
-            content = {
-                "format": _RUN_FORMAT,
-                "version": _RUN_VERSION,
-                "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-                **self._about,
-                "code": provenance.git_commit(Path.cwd()),
-                "parent": None,
-            }
-            self._write_about(content)
+        if not (self.path / description.NAME).exists():
+            description.write(self.path, description.new(self._about))
             return
-        stored = _read_about(self.path)
-        differences = []
-        for key in ("algorithm", "environment"):
-            if self._about[key] is not None and stored.get(key) not in (None, self._about[key]):
-                differences.append(Difference(key, str(stored.get(key)), str(self._about[key])))
-        differences += _compare(stored.get("configuration", {}), self._about["configuration"])
+        stored = self.about
+        differences = description.differences(stored, self._about)
         if differences:
             raise MismatchError(
                 f"{self.path}: this run was started with another configuration:\n"
@@ -592,60 +728,15 @@ class Run(Shown):
                 path=self.path,
                 differences=differences,
             )
+        if stored["configuration"] is None:
+            description.write(self.path, {**stored, **self._about})
 
     def _text(self) -> str:
-        entries = self.entries()
+        found = self.entries()
         title = f"Run {self.path}"
-        if not entries:
+        if not found:
             return f"{title}\n  no checkpoints yet"
-        return f"{title}\n{columns(entry_rows(entries))}"
-
-
-def entry_rows(entries: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Entries of a run as rows of text, with a heading."""
-    names = sorted({name for entry in entries for name in entry.get("metrics", {})})
-    rows = [["step", "created", "size", *names, ""]]
-    for entry in entries:
-        metrics = entry.get("metrics", {})
-        cells = [_cell(metrics.get(name)) for name in names]
-        size = num_bytes(entry["bytes"]) if "bytes" in entry else "?"
-        rows.append(
-            [f"{entry['step']:,}", entry.get("created", "?"), size, *cells,
-             "damaged" if entry.get("damaged") else ""]
-        )  # fmt: skip
-    return rows
-
-
-def _cell(value: Any) -> str:
-    value = values.decode(value)
-    return "" if value is None else f"{value:,.4g}" if isinstance(value, float) else str(value)
-
-
-def _plain(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as JSON can hold it, so that it compares equal when it is read again."""
-    try:
-        return msgspec.json.decode(msgspec.json.encode(dict(configuration)))
-    except (TypeError, msgspec.MsgspecError) as error:
-        raise UnsupportedError(
-            f"configuration: expected plain data, found a value that JSON cannot hold ({error})."
-        ) from error
-
-
-def _compare(stored: Any, found: Any, key: str = "configuration") -> list[Difference]:
-    if isinstance(stored, dict) and isinstance(found, dict):
-        differences = []
-        for name in sorted({*stored, *found}):
-            if name not in found or name not in stored:
-                missing = Difference(f"{key}.{name}", _shown(stored, name), _shown(found, name))
-                differences.append(missing)
-            else:
-                differences += _compare(stored[name], found[name], f"{key}.{name}")
-        return differences
-    return [] if stored == found else [Difference(key, repr(stored), repr(found))]
-
-
-def _shown(holder: dict[str, Any], name: str) -> str:
-    return repr(holder[name]) if name in holder else "nothing"
+        return f"{title}\n{columns(entries.rows(found, self.pins))}"
 
 
 def _intact(directory: Path) -> Checkpoint:
@@ -658,71 +749,3 @@ def _intact(directory: Path) -> Checkpoint:
             differences=report.differences,
         )
     return Checkpoint(directory, manifest.read(directory))
-
-
-def _read_about(path: Path) -> dict[str, Any]:
-    file = path / "run.json"
-    try:
-        content = msgspec.json.decode(file.read_bytes())
-    except FileNotFoundError:
-        raise NotFoundError(
-            f"{path}: expected a run (a directory with a run.json), found none.", path=path
-        ) from None
-    except msgspec.DecodeError as error:
-        raise DamagedError(
-            f"{file}: expected JSON ({error}). The file is damaged; it holds only what was "
-            "trained, so it can be deleted and is written anew.",
-            path=file,
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != _RUN_FORMAT:
-        raise FormatError(f"{file}: expected the description of a run.", path=file)
-    if not isinstance(content.get("version"), int):
-        raise FormatError(f"{file}: expected a version, found none.", path=file)
-    if content["version"] > _RUN_VERSION:
-        raise VersionError(
-            f"{file}: expected version {_RUN_VERSION} or older, found {content['version']}. "
-            "A newer Rekindle wrote it: upgrade with `pip install -U rekindle`.",
-            path=file,
-        )
-    return content
-
-
-_ENTRY = {"name": str, "step": int, "created": str, "bytes": int, "metrics": dict}
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Lines of the cache that can be read; the rest is rebuilt from the manifests."""
-    found = []
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        try:
-            entry = msgspec.json.decode(line)
-        except msgspec.DecodeError:
-            continue
-        if isinstance(entry, dict) and all(
-            isinstance(entry.get(key), kind) for key, kind in _ENTRY.items()
-        ):
-            found.append(entry)
-    return found
-
-
-def _modified(path: Path) -> int:
-    """When a file was last written, in nanoseconds; 0 where there is none."""
-    return path.stat().st_mtime_ns if path.exists() else 0
-
-
-def _entry(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {
-        "name": checkpoint.path.name,
-        "step": checkpoint.step,
-        "created": checkpoint.manifest.created,
-        "elapsed_seconds": checkpoint.manifest.elapsed_seconds,
-        "bytes": checkpoint.num_bytes,
-        "metrics": checkpoint.manifest.metrics,
-    }
-
-
-def _entry_of(directory: Path) -> dict[str, Any]:
-    try:
-        return _entry(Checkpoint(directory, manifest.read(directory)))
-    except RekindleError as error:
-        return {"name": directory.name, "step": int(directory.name[5:]), "damaged": str(error)}

@@ -53,7 +53,7 @@ class Saveable:
         """Save everything that the object holds, and how it was constructed.
 
         Args:
-            path: The directory to make.
+            path: The directory to make, or one file where the name ends in `.zip`.
             step: Environment steps so far.
             metrics: Measurements to keep beside it.
             overwrite: Replace an existing checkpoint, in one step.

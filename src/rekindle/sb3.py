@@ -14,13 +14,14 @@ import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from rekindle import spaces
 from rekindle.adapters import sb3 as adapters
 from rekindle.adapters.generators import GlobalRNG
+from rekindle.cadence import Cadence
 from rekindle.checkpoint import Checkpoint as SavedCheckpoint
 from rekindle.checkpoint import open_checkpoint
 from rekindle.checkpoint import save as save_components
@@ -36,6 +37,7 @@ from rekindle.match import Match, set_attribute
 from rekindle.reader import Reader
 from rekindle.registry import label
 from rekindle.report import RestoreReport, plural
+from rekindle.retention import Keep
 from rekindle.run import Progress, Run
 from rekindle.state import tag_of, unescape
 
@@ -115,10 +117,16 @@ class Checkpoint(BaseCallback):
 
     Args:
         run: Directory of the run, or a `Run`.
-        every: Environment steps between two checkpoints, summed over all environments.
+        every: Environment steps between two checkpoints, summed over all environments; or
+            `rk.Every(seconds=600)`, `rk.Every(updates=1_000)`.
+        keep: Which checkpoints stay, such as `rk.Keep(last=3)`; all of them when left out.
         exclude: Paths to leave out of the checkpoints.
         allow: What may differ in the environment when resuming, such as `"threads"`; see `Run`.
         classes: Classes of the program that the state may hold where live objects hold none.
+        on_low_disk: Whether training ends with an error when there is no room for a checkpoint, or
+            goes on without it; see `Run`.
+        preemption: Whether SIGTERM and SIGUSR1 save at the start of the next rollout and end the
+            process with status 75; see `Run`.
         verbose: 1 says in one line what was resumed; 0 says nothing.
 
     Raises:
@@ -130,17 +138,25 @@ class Checkpoint(BaseCallback):
         self,
         run: PathLike | Run,
         *,
-        every: int = 10_000,
+        every: Cadence = 10_000,
+        keep: Keep | None = None,
         exclude: Iterable[str] = (),
         allow: Iterable[str] = (),
         classes: Iterable[type] = (),
+        on_low_disk: Literal["raise", "continue"] = "raise",
+        preemption: bool | None = None,
         verbose: int = 1,
     ) -> None:
         super().__init__(verbose)
         self._target = run
-        self._every = every
-        self._exclude = tuple(exclude)
-        self._allow = tuple(allow)
+        self._options: dict[str, Any] = {
+            "every": every,
+            "keep": keep,
+            "exclude": tuple(exclude),
+            "allow": tuple(allow),
+            "on_low_disk": on_low_disk,
+            "preemption": preemption,
+        }
         self._classes = tuple(classes)
         self._run: Run | None = None
         self._progress = Progress()
@@ -180,26 +196,22 @@ class Checkpoint(BaseCallback):
         if isinstance(self._target, Run):
             self._target.describe(**about)
             return self._target
-        return Run(
-            self._target,
-            every=self._every,
-            exclude=self._exclude,
-            allow=self._allow,
-            background=True,
-            **about,
-        )
+        return Run(self._target, background=True, **self._options, **about)
 
     def _on_rollout_start(self) -> None:
         if self._is_pending:
             self._note_locals()
             self._resume()
-            self.run.trace(self.model.num_timesteps)
-            return
-        if self.run.is_due(self.model.num_timesteps):
+        elif self.run.has_trail:
+            # A trail must not depend on when the run was saved.
+            self._note_progress()
+            self._note_locals()
+        steps = self.model.num_timesteps
+        if self.run.is_due(steps, updates=self.model._n_updates):
             self._note_progress()
             self._note_locals()
             self.run.checkpoint(metrics=self._metrics())
-        self.run.trace(self.model.num_timesteps)
+        self.run.trace(steps)
 
     def _note_locals(self) -> None:
         """Hold what the algorithm keeps in local variables at this point, where it keeps any."""
@@ -354,7 +366,7 @@ def save(
 
     Args:
         model: Any algorithm of Stable-Baselines3 or sb3-contrib.
-        path: The directory to make.
+        path: The directory to make, or one file where the name ends in `.zip`.
         overwrite: Replace an existing checkpoint, in one step.
         metrics: Measurements to keep beside it.
         exclude: Paths to leave out, such as `"env"`.

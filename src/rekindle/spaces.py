@@ -7,8 +7,10 @@ can be compared but not built. The state of a space's RNG is not part of its des
 
 from __future__ import annotations
 
+import contextlib
 import math
 import reprlib
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -53,8 +55,25 @@ def describe(space: Any) -> dict[str, Any]:
         UnsupportedError: Not a space, a dtype or a key of a `Dict` that JSON cannot hold exactly,
             or spaces nested deeper than `MAX_DEPTH`.
     """
+    known = _described.get(id(space))
+    if known is not None and known[0]() is space and known[1] == _bounds(space):
+        return known[2]
     deque(subspaces(space), maxlen=0)  # refuses a space that contains itself
-    return _describe(space, "space")
+    found = _describe(space, "space")
+    key = id(space)
+    with contextlib.suppress(TypeError):  # an object that cannot be referred to weakly
+        reference = weakref.ref(space, lambda _: _described.pop(key, None))
+        _described[key] = (reference, _bounds(space), found)
+    return found
+
+
+_described: dict[int, tuple[Any, Any, dict[str, Any]]] = {}
+"""Descriptions of live spaces, which nobody changes once they are made."""
+
+
+def _bounds(space: Any) -> tuple[int, int]:
+    """The arrays of a Box, by identity: other bounds are other arrays."""
+    return id(getattr(space, "low", None)), id(getattr(space, "high", None))
 
 
 def build(description: Any) -> Any:

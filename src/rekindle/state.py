@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -46,7 +47,9 @@ class Record(Mapping[str, Any]):
         return self._fields[key]
 
     def __getattr__(self, name: str) -> Any:
-        if name in Record.__slots__:  # not set yet: a copy is being made
+        # Slots are not set yet while a copy is made. Names with two underscores are Python's and
+        # numpy's own: one from a file could tell numpy of memory that is not its own.
+        if name in Record.__slots__ or (name.startswith("__") and name.endswith("__")):
             raise AttributeError(name)
         try:
             return self._fields[name]
@@ -84,15 +87,58 @@ class Reference(str):
         return f"<{self!s}>"
 
 
+class _Brief(reprlib.Repr):
+    """One line for any value, large, shared or in circles: what a record holds is not entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 3, 60, 60
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Integers that Python itself does not write, by their size."""
+        bits = x.bit_length()
+        return super().repr_int(x, level) if bits <= 8192 else f"<integer of {bits} bits>"
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        """What is neither a builtin container nor a string."""
+        if isinstance(x, Record):
+            return f"<{x.label.rpartition(':')[2]} ...>"
+        if isinstance(x, np.ndarray):
+            return f"<{x.dtype} {x.shape}>"
+        if isinstance(x, dict):
+            return self.repr_dict(x, level)
+        if isinstance(x, collections.deque):
+            return self.repr_deque(x, level)
+        return super().repr_instance(x, level)
+
+
 def _short(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return f"<{value.dtype} {value.shape}>"
-    text = repr(value)
+    text = _Brief().repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+class Segmented(Protocol):
+    """An array that is stored in parts, and that need not be in memory as a whole."""
+
+    code: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def verify(self) -> None:
+        """Compare every byte that will be read with its digest."""
+        ...
+
+    def fill(self, target: np.ndarray[Any, Any]) -> None:
+        """Read it into an array of this shape and type, C-contiguous."""
+        ...
 
 
 class Source(Protocol):
     """Where documents and arrays of a checkpoint come from."""
+
+    def segmented(self, name: str) -> Segmented | None:
+        """An array that is stored in parts, by its full name; None for any other."""
+        ...
 
     def document(self, component: str) -> Document:
         """The document of one component."""

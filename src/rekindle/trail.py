@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -55,8 +55,8 @@ _WINDOW = 4
 _LEVEL = 4096
 """Records after which the pace is halved, so that a file grows with the logarithm of a run."""
 _HEAVY_KINDS = (
-    "torch.module", "torch.optimizer", "equinox.module",
-    "sb3.algorithm", "sb3.buffer", "sb3.rollout",
+    "torch.module", "torch.optimizer", "sb3.policy", "equinox.module",
+    "sb3.algorithm", "sb3.buffer", "sb3.replay_buffer", "sb3.rollout",
 )  # fmt: skip
 _INSIDE = ("env", "rng", "normalizer")
 """Components that a step of the environment changes."""
@@ -64,6 +64,8 @@ _HEAVY_NAMES = frozenset(("policy", "critic", "target", "optimizer", "replay_buf
 
 
 # --------------------------------------------------------------------------- settings
+
+Asked = TypeVar("Asked")
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def redirected(path: PathLike) -> Path:
     return Path(root, *(part if part != os.pardir else "up" for part in Path(inside).parts))
 
 
-def every(asked: int | None) -> int | None:
+def every(asked: Asked) -> Asked | int:
     """How often a run saves, unless the variable says otherwise.
 
     Raises:
@@ -143,6 +145,10 @@ def digests(
     """
     asked = {name: components[name] for name in names}
     captured = Walk(exclude).capture(asked, among=components)
+    for part in captured.rows:
+        # A checkpoint keeps no others, so a resumed run does not have them.
+        for stored in (captured.arrays[part.component][name] for name in part.names):
+            stored.raw = stored.raw[: part.ring.num_filled]
     return {
         name: _digest(name, captured.documents[name], captured.arrays, tuple(ignore))
         for name in asked

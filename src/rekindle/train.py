@@ -17,8 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rekindle.cadence import Cadence
 from rekindle.errors import MissingDependencyError, NotFoundError, RekindleError, UnsupportedError
 from rekindle.files import PathLike
+from rekindle.retention import Keep
 from rekindle.sb3 import Checkpoint
 
 try:
@@ -96,7 +98,8 @@ def train(
     algorithm: str = "PPO",
     environment: str = "CartPole-v1",
     steps: int = 30_000,
-    every: int = 2_000,
+    every: Cadence = 2_000,
+    keep: Keep | None = None,
     seed: int = 0,
     says: bool = False,
 ) -> Checkpoint:
@@ -110,7 +113,9 @@ def train(
         algorithm: Name of an algorithm of stable-baselines3 or sb3-contrib.
         environment: Name of a Gymnasium environment.
         steps: Environment steps to train for.
-        every: Environment steps between two checkpoints; they are taken between rollouts.
+        every: Environment steps between two checkpoints, or `rk.Every`; they are taken between
+            rollouts.
+        keep: Which checkpoints stay, such as `rk.Keep(last=3)`; all of them when left out.
         seed: Seed of everything random.
         says: Write progress to stdout as JSON lines.
 
@@ -124,7 +129,7 @@ def train(
     """
     torch.set_num_threads(1)
     model = build(algorithm, environment, steps=steps, seed=seed)
-    checkpoint = Checkpoint(run, every=every, verbose=0)
+    checkpoint = Checkpoint(run, every=every, keep=keep, verbose=0)
     callbacks: list[BaseCallback] = [checkpoint, Curve(interval=max(1, steps // _NUM_POINTS))]
     if says:
         callbacks.append(Lines(checkpoint, interval=max(1, steps // _NUM_LINES)))
@@ -229,6 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--env", default="CartPole-v1", help="a Gymnasium environment")
     parser.add_argument("--steps", type=int, default=30_000, help="environment steps to train for")
     parser.add_argument("--every", type=int, default=2_000, help="steps between two checkpoints")
+    parser.add_argument("--keep-last", type=int, help="delete all but the newest so many")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
     parser.add_argument("--run", type=Path, required=True, help="directory of the run")
     asked = parser.parse_args(arguments)
@@ -238,6 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             environment=asked.env,
             steps=asked.steps,
             every=asked.every,
+            keep=None if asked.keep_last is None else Keep(last=asked.keep_last),
             seed=asked.seed,
             run=asked.run,
             says=True,

@@ -7,22 +7,27 @@ been detached. A commit makes a new directory that appears whole (`rekindle.file
 from __future__ import annotations
 
 import datetime
+import itertools
+import os
 import queue
+import re
 import threading
+import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 
-from rekindle import files, manifest, provenance, spaces
+from rekindle import files, manifest, places, provenance, spaces
 from rekindle.codecs import arrays
 from rekindle.errors import UnsupportedError
 from rekindle.graph import Captured, Walk
-from rekindle.manifest import ComponentRecord, FileEntry, Manifest
+from rekindle.manifest import ComponentRecord, FileEntry, Manifest, RowsRecord
+from rekindle.rowgroups import LEAST_BYTES, Group, Known, OverwrittenError
 
 
 class Earlier(Protocol):
@@ -30,6 +35,22 @@ class Earlier(Protocol):
 
     path: Path
     manifest: Manifest
+
+
+class Stopwatch:
+    """What a save takes: of the caller's time, and until it is durable."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self.stall_seconds: float | None = None
+
+    def let_go(self) -> None:
+        """The caller goes on now."""
+        self.stall_seconds = self.seconds()
+
+    def seconds(self) -> float:
+        """Since the save began."""
+        return time.perf_counter() - self._began
 
 
 @dataclass(frozen=True)
@@ -41,12 +62,47 @@ class Draft:
     manifest: Manifest
     """Complete but for components and files."""
     parent: Earlier | None = None
+    groups: list[Group] = field(default_factory=list)
+    """Arrays whose rows are stored by themselves."""
+    prints: Mapping[str, bytes] = field(default_factory=dict)
+    """By array file, some of what the parent's held: another print is another file."""
+    watch: Stopwatch = field(default_factory=lambda: Stopwatch())
 
     @property
     def num_bytes(self) -> int:
-        """Size of all arrays."""
-        parts = self.captured.arrays.values()
-        return sum(stored.raw.nbytes for part in parts for stored in part.values())
+        """Size of all arrays that may have to be written."""
+        whole = sum(stored.raw.nbytes for stored in self.stored())
+        return whole + sum(group.num_bytes for group in self.groups)
+
+    def stored(self) -> Iterator[arrays.Stored]:
+        """Arrays that are written whole."""
+        for component in self.captured.arrays:
+            yield from self.whole(component).values()
+
+    def whole(self, component: str) -> dict[str, arrays.Stored]:
+        """Arrays of a component that are written whole, by name."""
+        found = self.captured.arrays[component]
+        apart = {
+            name for group in self.groups if group.component == component for name in group.columns
+        }
+        return {name: held for name, held in found.items() if name not in apart} if apart else found
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A checkpoint that is on the disk, and what it took."""
+
+    manifest: Manifest
+    written_bytes: int
+    """Size of the files that were written."""
+    linked_bytes: int
+    """Size of the files that are those of the checkpoint before."""
+    stall_seconds: float
+    """How long the caller was held up."""
+    seconds: float
+    """From the call until the checkpoint was on the disk."""
+    prints: Mapping[str, bytes]
+    """For the next draft."""
 
 
 def draft(
@@ -59,9 +115,15 @@ def draft(
     exclude: Sequence[str] = (),
     kind: str = "checkpoint",
     parent: Earlier | None = None,
+    known: Mapping[str, Known] | None = None,
+    prints: Mapping[str, bytes] | None = None,
     elapsed_seconds: float | None = None,
+    watch: Stopwatch | None = None,
 ) -> Draft:
     """Capture live objects; nothing is written yet, and arrays still share their memory.
+
+    What is `known` of ring buffers, and the `prints` of array files, are those of `parent`; see
+    `remember` and `Commit`.
 
     Raises:
         UnsupportedError: Values that cannot be data; the message lists each with its path.
@@ -71,6 +133,7 @@ def draft(
             f"{destination}: expected components to save, found none. "
             "Pass them by name: save(path, policy=policy)."
         )
+    watch = watch or Stopwatch()
     manifest.check_components(components)
     captured = Walk(exclude).capture(components)
     counted = _counters(components)
@@ -89,46 +152,124 @@ def draft(
         excluded=captured.excluded,
         notes=captured.notes,
     )
-    return Draft(destination, captured, partial, parent)
+    groups = _groups(captured, now, known or {})
+    return Draft(destination, captured, partial, parent, groups, prints or {}, watch)
 
 
-def commit(plan: Draft, *, overwrite: bool = False) -> Manifest:
-    """Write a draft as a new directory, durable when this returns.
+def _groups(captured: Captured, step: int, known: Mapping[str, Known]) -> list[Group]:
+    """Arrays of which enough is stored by rows."""
+    sizes: dict[int, int] = {}
+    for part in captured.rows:
+        stored = captured.arrays[part.component]
+        total = sum(stored[name].raw.nbytes for name in part.names)
+        sizes[id(part.ring)] = sizes.get(id(part.ring), 0) + total
+    found = []
+    for part in captured.rows:
+        columns = {name: captured.arrays[part.component][name] for name in sorted(part.names)}
+        contiguous = all(stored.raw.flags.c_contiguous for stored in columns.values())
+        if contiguous and sizes[id(part.ring)] >= LEAST_BYTES:
+            options = {"is_changing": part.is_changing, "step": step, "known": known}
+            found.append(Group(part.component, columns, part.ring, **options))
+        else:
+            _clear(columns.values(), part.ring.num_filled)
+    return found
+
+
+def _clear(columns: Iterable[arrays.Stored], num_filled: int) -> None:
+    """Rows that nobody has filled are zero in a checkpoint, whatever memory they are."""
+    for stored in columns:
+        if stored.raw[num_filled:].any():
+            stored.raw = stored.raw.copy()
+            stored.raw[num_filled:] = 0
+
+
+def remember(
+    components: Mapping[str, Any], checkpoint: Earlier, exclude: Sequence[str] = ()
+) -> dict[str, Known]:
+    """What is known of ring buffers right after they were restored from a checkpoint."""
+    captured = Walk(exclude).capture(components)
+    found = {}
+    for group in _groups(captured, checkpoint.manifest.step, {}):
+        record = checkpoint.manifest.components.get(group.component)
+        for rows in record.rows if record is not None else ():
+            known = group.remember(rows)
+            if known is not None:
+                found[group.key] = known
+    return found
+
+
+def commit(plan: Draft, *, overwrite: bool = False) -> Commit:
+    """Write a draft as a new directory, or one file; durable when this returns.
 
     Files whose bytes are those of the parent are hard links to them.
+
+    Raises:
+        OverwrittenError: Training changed rows of a ring buffer before they were read.
     """
     parent = plan.destination.parent
     files.make_parents(parent)
     files.sweep(parent, plan.destination.name)
-    with files.new_directory(plan.destination, overwrite=overwrite) as directory:
-        return _write_files(directory, plan.captured, plan.manifest, plan.parent)
+    size_bytes = plan.num_bytes if places.is_archive_name(plan.destination) else 0
+    with places.new(plan.destination, size_bytes=size_bytes, overwrite=overwrite) as place:
+        written = _Files(place, plan)
+        record = written.write()
+    seconds = plan.watch.seconds()
+    stalled = plan.watch.stall_seconds
+    return Commit(
+        manifest=record,
+        written_bytes=written.num_bytes - written.num_linked_bytes,
+        linked_bytes=written.num_linked_bytes,
+        stall_seconds=seconds if stalled is None else stalled,
+        seconds=seconds,
+        prints=written.prints,
+    )
 
 
 class Background:
     """Commits in a thread of its own, one at a time.
 
-    The caller is held up only while the arrays are copied into memory that is used again for every
-    save. A commit that fails is raised by the next call. The interpreter does not end before a
-    commit under way does.
+    The caller is held up only while small state is copied into memory that is used again for every
+    save; rows of ring buffers are read from where they are. A commit that fails is raised by the
+    next call. The interpreter does not end before a commit under way does.
     """
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._state = _State()
         self._end: weakref.finalize[..., Background] | None = None
-        self._memory = np.empty(0, np.uint8)
+        self._staging = _Staging()
+        _backgrounds.add(self)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a commit is under way."""
+        return not self._state.idle.is_set()
 
     def submit(
-        self, plan: Draft, then: Callable[[Draft, Manifest], None], *, overwrite: bool
+        self,
+        plan: Draft,
+        then: Callable[[Draft, Commit], None],
+        *,
+        overwrite: bool,
+        is_whole: bool = False,
     ) -> None:
-        """Detach a draft from the live objects and commit it; `then` runs after it is durable."""
+        """Detach a draft from the live objects and commit it; `then` runs after it is durable.
+
+        Args:
+            plan: What to commit.
+            then: Called in the other thread.
+            overwrite: Whether to replace what is there.
+            is_whole: Whether to copy every row that will be written, so that none can be lost.
+        """
         self.wait()
-        self._detach(plan)
+        self._detach(plan, is_whole=is_whole)
         state = self._state
 
         def work() -> None:
             try:
                 then(plan, commit(plan, overwrite=overwrite))
+            except OverwrittenError as error:
+                state.overwritten = error
             except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
                 state.failure = error
             finally:
@@ -136,7 +277,23 @@ class Background:
 
         self._start()
         state.idle.clear()
+        plan.watch.let_go()
         self._jobs.put(work)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether `wait` has something to raise."""
+        return self._state.failure is not None
+
+    @property
+    def is_overwritten(self) -> bool:
+        """Whether the last commit came to nothing because training was faster than it."""
+        return self._state.idle.is_set() and self._state.overwritten is not None
+
+    def take_overwritten(self) -> OverwrittenError | None:
+        """Why the last commit came to nothing, if training was faster than it; told once."""
+        found, self._state.overwritten = self._state.overwritten, None
+        return found
 
     def _start(self) -> None:
         """Start the thread once: starting one for each save would hand it the interpreter."""
@@ -158,19 +315,80 @@ class Background:
             self._end()
         self.wait()
 
-    def _detach(self, plan: Draft) -> None:
-        """Copy every array into the staging memory."""
-        parts = [s for part in plan.captured.arrays.values() for s in part.values()]
+    def forget(self) -> None:
+        """In a forked child, where the thread is not: nothing is under way, nothing to wait for."""
+        if self._end is not None:
+            self._end.detach()
+        self._jobs, self._state, self._end = queue.SimpleQueue(), _State(), None
+
+    def _detach(self, plan: Draft, *, is_whole: bool) -> None:
+        """Copy what training will change into the staging memory."""
+        parts = list(plan.stored())
         sizes = [-(-stored.raw.nbytes // _ALIGNMENT) * _ALIGNMENT for stored in parts]
-        if sum(sizes) > self._memory.size:
-            self._memory = np.empty(sum(sizes), np.uint8)
-        offset = 0
+        room = sum(sizes) + sum(
+            (high - low) * group.row_bytes + len(group.columns) * _ALIGNMENT
+            for group in plan.groups
+            for low, high in group.staged(is_whole=is_whole)
+        )
+        self._staging.begin(room)
         for stored, size in zip(parts, sizes, strict=True):
-            raw = stored.raw
-            room = self._memory[offset : offset + raw.nbytes].view(raw.dtype).reshape(raw.shape)
-            np.copyto(room, raw)
-            stored.raw = room
-            offset += size
+            stored.raw = self._staging.place(stored.raw, size)
+        for group in plan.groups:
+            group.detach(self._staging.place, is_whole=is_whole)
+
+
+_backgrounds: weakref.WeakSet[Background] = weakref.WeakSet()
+"""All of this process."""
+
+
+def _forget_all() -> None:
+    for background in list(_backgrounds):
+        background.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+
+
+class _Staging:
+    """Memory that arrays are copied into, the same for every save."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.uint8)
+        self._rooms: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
+        """What the save before copied, and whereto: most often the same as this one."""
+        self._count = self._offset = 0
+
+    def begin(self, num_bytes: int) -> None:
+        """Make room for a save; what an earlier one left there is gone."""
+        if num_bytes > self._memory.size:
+            self._memory = np.empty(num_bytes, np.uint8)
+            self._rooms = []
+        self._count = self._offset = 0
+
+    def place(self, raw: np.ndarray[Any, Any], size: int | None = None) -> np.ndarray[Any, Any]:
+        """Copy an array.
+
+        Args:
+            raw: Any array.
+            size: Its bytes, rounded up to `_ALIGNMENT`, where the caller has counted them.
+        """
+        rooms, count = self._rooms, self._count
+        size = -(-raw.nbytes // _ALIGNMENT) * _ALIGNMENT if size is None else size
+        source, room = rooms[count] if count < len(rooms) else (None, None)
+        if source is not raw or room is None:
+            # All that follow may begin elsewhere than before.
+            if room is None or room.shape != raw.shape or room.dtype != raw.dtype:
+                del rooms[count:]
+                part = self._memory[self._offset : self._offset + raw.nbytes]
+                room = part.view(raw.dtype).reshape(raw.shape)
+                rooms.append((raw, room))
+            else:
+                rooms[count] = (raw, room)
+        np.copyto(room, raw)
+        self._count = count + 1
+        self._offset += size
+        return room
 
 
 class _State:
@@ -180,6 +398,7 @@ class _State:
         self.idle = threading.Event()
         self.idle.set()
         self.failure: BaseException | None = None
+        self.overwritten: OverwrittenError | None = None
 
     def settle(self) -> None:
         self.idle.wait()
@@ -191,6 +410,8 @@ class _State:
 def _finish(jobs: queue.SimpleQueue[Callable[[], None] | None], state: _State) -> None:
     jobs.put(None)
     state.settle()
+    if state.overwritten is not None:  # at the end of a program, where no call follows to tell it
+        raise state.overwritten
 
 
 def _serve(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
@@ -204,33 +425,137 @@ def _serve(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
 _ALIGNMENT = 64
 
 
-def _write_files(
-    directory: Path, captured: Captured, partial: Manifest, parent: Earlier | None
-) -> Manifest:
-    """Write every file of a checkpoint, the manifest last."""
-    entries: dict[str, FileEntry] = {}
-    records: dict[str, ComponentRecord] = {}
-    for component, document in captured.documents.items():
-        held: list[str] = []
-        if captured.arrays[component]:
-            name = f"{component}.safetensors"
-            found = arrays.write(directory / name, captured.arrays[component])
-            entries[name] = FileEntry(bytes=found.bytes, blake3=found.blake3)
-            held.append(name)
+class _Files:
+    """The files of one checkpoint that is being written into a place."""
+
+    def __init__(self, place: places.NewPlace, plan: Draft) -> None:
+        self._place = place
+        self._plan = plan
+        self._parent = plan.parent
+        self._entries: dict[str, FileEntry] = {}
+        self._numbers: dict[str, Iterator[int]] = {}
+        self._linked: dict[str, int] = {}
+        self.prints: dict[str, bytes] = {}
+        self.num_bytes = 0
+        """Size of all files, the manifest's included."""
+
+    @property
+    def num_linked_bytes(self) -> int:
+        """Size of the files that are hard links."""
+        return sum(self._linked.values())
+
+    def write(self) -> Manifest:
+        """Write every file, the manifest last."""
+        captured = self._plan.captured
+        records = {}
+        rows: dict[str, list[RowsRecord]] = {}
+        for group in self._plan.groups:
+            rows.setdefault(group.component, []).append(group.write(self))
+        for component, document in captured.documents.items():
+            records[component] = ComponentRecord(
+                adapter=captured.adapters[component],
+                document=self._document(component, document),
+                arrays=self._arrays(component),
+                rows=rows.get(component, []),
+            )
+        record = msgspec.structs.replace(
+            self._plan.manifest,
+            requires=_required(rows),
+            components=records,
+            files=self._entries,
+        )
+        text = manifest.encode(record)
+        self._place.write(manifest.NAME, text)
+        self.num_bytes = record.num_bytes + len(text)
+        return record
+
+    def _document(self, component: str, document: Any) -> str:
         name = f"{component}.json"
         text = msgspec.json.encode(document)
         entry = FileEntry(bytes=len(text), blake3=files.digest(text))
-        if parent is not None and parent.manifest.files.get(name) == entry:
-            files.link_or_copy(parent.path / name, directory / name)
-        else:
-            files.write_bytes(directory / name, text)
-        entries[name] = entry
-        records[component] = ComponentRecord(
-            adapter=captured.adapters[component], document=name, arrays=held
-        )
-    record = msgspec.structs.replace(partial, components=records, files=entries)
-    files.write_bytes(directory / manifest.NAME, manifest.encode(record))
-    return record
+        is_same = self._parent is not None and self._parent.manifest.files.get(name) == entry
+        if is_same and self._link_if_there(name):
+            return name
+        self._place.write(name, text)
+        self._entries[name] = entry
+        return name
+
+    def _arrays(self, component: str) -> list[str]:
+        stored = self._plan.whole(component)
+        if not stored:
+            return []
+        name = f"{component}.safetensors"
+        self.prints[name] = _print(stored)
+        if not (self._is_unchanged(name, stored) and self._link_if_there(name)):
+            self.add(name, arrays.write(self._place.target(name), stored))
+        return [name]
+
+    def _is_unchanged(self, name: str, stored: Mapping[str, arrays.Stored]) -> bool:
+        """Whether the checkpoint before has a file of the same bytes."""
+        if self._plan.prints.get(name) != self.prints[name]:
+            return False
+        found = arrays.record(stored)
+        entry = self._parent.manifest.files.get(name) if self._parent is not None else None
+        return entry == FileEntry(bytes=found.bytes, blake3=found.blake3)
+
+    def _link_if_there(self, name: str) -> bool:
+        """Link a file of the checkpoint before; false when that was removed meanwhile."""
+        try:
+            self.link(name)
+        except FileNotFoundError:
+            return False
+        return True
+
+    # What a group of rows asks for.
+
+    def link(self, name: str) -> None:
+        """Give the checkpoint a file of the one before; see `rowgroups.Target`."""
+        if name in self._entries:
+            return
+        assert self._parent is not None
+        is_free = self._place.link(self._parent.path / name, name)
+        entry = self._entries[name] = self._parent.manifest.files[name]
+        if is_free:
+            self._linked[name] = entry.bytes
+
+    def reserve(self, component: str) -> tuple[str, files.Target]:
+        """A new segment's name, and where it goes; see `rowgroups.Target`."""
+        if component not in self._numbers:
+            earlier = {} if self._parent is None else self._parent.manifest.files
+            used = [_segment_number(name, component) for name in earlier]
+            self._numbers[component] = itertools.count(max(used, default=-1) + 1)
+        name = f"{component}/rows.{next(self._numbers[component]):06d}.safetensors"
+        return name, self._place.target(name)
+
+    def add(self, name: str, record: files.FileRecord) -> None:
+        """Note a new file; see `rowgroups.Target`."""
+        self._entries[name] = FileEntry(bytes=record.bytes, blake3=record.blake3)
+
+
+def _print(stored: Mapping[str, arrays.Stored]) -> bytes:
+    """A little of what arrays hold, cheap to take: training changes some of it at once."""
+    every = list(stored.values())
+    chosen = every[:: max(1, len(every) // _PRINTED)]
+    parts = [held.raw.reshape(-1)[:8].tobytes() for held in chosen if held.raw.flags.c_contiguous]
+    return b"".join([len(every).to_bytes(8, "little"), *parts])
+
+
+_PRINTED = 64
+"""How many arrays of a file are in its print, about."""
+
+_SEGMENT = re.compile(r"([^/]+)/rows\.(\d+)\.safetensors")
+
+
+def _segment_number(name: str, component: str) -> int:
+    found = _SEGMENT.fullmatch(name)
+    return int(found.group(2)) if found and found.group(1) == component else -1
+
+
+def _required(rows: Mapping[str, list[RowsRecord]]) -> list[str]:
+    """The features that a reader of these rows must know."""
+    every = [record for records in rows.values() for record in records]
+    codecs = {c for record in every for item in record.segments for c in item.codecs.values()}
+    return ["segments", *sorted(codecs)] if every else []
 
 
 def _counters(components: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from tests.cli.command import PROGRAM, rekindle, shell
 import rekindle as rk
 from rekindle.cli.app import app
 
-COMMANDS = ("demo", "show", "ls", "verify", "verify-resume")
+COMMANDS = (
+    "demo", "show", "ls", "verify", "verify-resume", "pack", "unpack", "prune", "pin", "fork",
+)  # fmt: skip
 READING = ("show", "ls", "verify")
 
 
@@ -63,6 +65,9 @@ def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> Non
         (("demo", "--steps", "many"), "--steps"),
         (("demo", "--steps", "100", "--every", "100"), "--every 100 must be less"),
         (("demo", "--kill-at", "30000"), "--kill-at 30000 must be less"),
+        (("prune", "run"), "expected at least one of --keep-last"),
+        (("prune", "run", "--keep-last", "0"), "--keep-last"),
+        (("prune", "run", "--keep-best", "1", "--mode", "most"), "--mode"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_one_message(

@@ -25,7 +25,8 @@ def test_a_run_is_listed_by_step(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert result.status == 0
     lines = result.out.splitlines()
     assert lines[0] == f"{run}  PPO on Ant-v5"
-    assert lines[1].split() == ["step", "created", "size", "return"]
+    headings = ["step", "created", "size", "written", "stall", "durable", "in", "return"]
+    assert lines[1].split() == headings
     assert [line.split()[0] for line in lines[2:]] == ["1,000", "20,000"]
     assert lines[3].split()[-1] == "2,500"
 

@@ -78,6 +78,12 @@ def _distribution(seed: int) -> Any:
     return torch.distributions.Categorical(logits=torch.full((2,), float(seed)))
 
 
+def _dictionary(seed: int, width: int = 4) -> Any:
+    torch, made = _torch(), importlib.import_module("tensordict").TensorDict
+    inner = made({"b": torch.arange(3)}, batch_size=[3])
+    return made({"a": torch.full((3, width), float(seed)), "c": inner}, batch_size=[3])
+
+
 def _gymnasium() -> Any:
     return importlib.import_module("gymnasium")
 
@@ -160,6 +166,21 @@ def _buffer(name: str, seed: int, size: int = 6) -> Any:
     buffer = cls(size, spaces.Box(-1, 1, (3,)), spaces.Discrete(2), device="cpu")
     buffer.reset()
     return buffer
+
+
+def _own_buffer(seed: int, size: int = 6) -> Any:
+    """A buffer of a user's own class."""
+    base = _sb3("common.buffers").BaseBuffer
+    spaces = _gymnasium().spaces
+    sampled = {"_get_samples": lambda self, *_: None}
+    cls = type("OwnBuffer", (base,), sampled)
+    buffer = cls(size, spaces.Box(-1, 1, (3,)), spaces.Discrete(2), device="cpu")
+    buffer.rows = np.full((size, 3), seed)
+    return buffer
+
+
+def _sb3_policy(seed: int, width: int = 8) -> Any:
+    return _algorithm(seed, width).policy
 
 
 def _add_rows(buffer: Any) -> None:
@@ -305,6 +326,26 @@ KINDS: dict[str, Kind] = {
         make=_logger, use=lambda live: live.record("loss", 0.5)
     ),
     "stable_baselines3.common.buffers.BaseBuffer": Kind(
+        make=_own_buffer,
+        use=lambda live: live.rows.__iadd__(1),
+        unfit=lambda: _own_buffer(3, size=7),
+    ),
+    "stable_baselines3.common.policies.BaseModel": Kind(
+        make=_sb3_policy,
+        use=lambda live: live.action_net.weight.data.add_(1),
+        unfit=lambda: _sb3_policy(3, 9),
+    ),
+    "tensordict._td.TensorDict": Kind(
+        make=_dictionary,
+        use=lambda live: live["a"].add_(1),
+        unfit=lambda: _dictionary(3, width=5),
+    ),
+    "rekindle.rings.RingBuffer": Kind(
+        make=lambda seed: rk.RingBuffer({"a": np.full((6, 2), seed)}, 6 + seed),
+        use=lambda live: setattr(live, "added", live.added + 3),
+        unfit=lambda: rk.RingBuffer({"b": np.zeros((6, 2))}),
+    ),
+    "stable_baselines3.common.buffers.ReplayBuffer": Kind(
         make=functools.partial(_buffer, "ReplayBuffer"),
         use=_add_rows,
         unfit=lambda: _buffer("ReplayBuffer", 3, size=7),
@@ -339,7 +380,7 @@ KINDS: dict[str, Kind] = {
 
 
 TRIED_APART = {
-    "ale", "box2d", "declared", "equinox", "jax_values", "minigrid", "mujoco", "workers",
+    "ale", "box2d", "declared", "equinox", "jax_values", "minigrid", "mujoco", "torchrl", "workers",
 }  # fmt: skip
 """Modules of adapters whose objects need another library, process or protocol: see their tests."""
 

@@ -18,6 +18,12 @@ COMPONENTS = {"policy", "optimizer", "env", "rng", "progress"}
 LOOPS = [
     ("torch_loop.py", 4000, COMPONENTS, 8_000),
     ("sac_loop.py", 1200, COMPONENTS | {"critic", "target", "sampler", "replay_buffer"}, 10_000),
+    (
+        "ring_buffer.py",
+        900,
+        {"policy", "target", "optimizer", "env", "replay_buffer", "sampler", "progress"},
+        500_000,
+    ),
 ]
 
 

@@ -1,6 +1,6 @@
 """Trains SB3 PPO under `rekindle.sb3.Checkpoint`; the tests start it, kill it and start it again.
 
-python ppo.py RUN CASE [--kill-at STEP] [--disturb PART]
+python ppo.py RUN CASE [--kill-at STEP [--kill-with SIGTERM]] [--disturb PART]
 """
 
 import argparse
@@ -51,7 +51,8 @@ class Curve(BaseCallback):
     def _on_step(self) -> bool:
         # Read from the command line, not from an attribute: those are state, and come back.
         if arguments.kill_at is not None and self.num_timesteps >= arguments.kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+            arguments.kill_at = None
+            os.kill(os.getpid(), getattr(signal, arguments.kill_with))
         return True
 
     def _on_rollout_end(self) -> None:
@@ -88,6 +89,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("run")
 parser.add_argument("case", choices=["cartpole", "pendulum"])
 parser.add_argument("--kill-at", type=int)
+parser.add_argument("--kill-with", default="SIGKILL")
 parser.add_argument("--disturb")
 parser.add_argument("--steps", type=int, default=1200)
 arguments = parser.parse_args()

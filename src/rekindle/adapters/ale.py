@@ -22,7 +22,7 @@ from typing import Any
 import ale_py
 import numpy as np
 
-from rekindle import files
+from rekindle import extents
 from rekindle.adapters.attributes import Attributes
 from rekindle.graph import Walk, join
 from rekindle.match import Match
@@ -177,7 +177,8 @@ def _find_last_action(live: Any, state: bytes) -> int | None:
 def _game(live: Any) -> dict[str, Any]:
     """The game by its file: where it lies does not matter, what it holds does."""
     path = Path(live.getString("rom_file"))
-    return {"name": path.stem, "blake3": files.digest_file(path).blake3 if path.is_file() else None}
+    digest = extents.whole(path).digest().blake3 if path.is_file() else None
+    return {"name": path.stem, "blake3": digest}
 
 
 def _settings(live: Any) -> dict[str, Any]:

@@ -14,8 +14,9 @@ import numpy as np
 from rekindle import spaces
 from rekindle.adapters.attributes import Attributes
 from rekindle.graph import Walk, join
-from rekindle.match import Match
+from rekindle.match import MISSING, Match
 from rekindle.registry import label
+from rekindle.rings import Ring
 
 _OF_THE_LOOP = frozenset(
     ("env", "_vec_normalize_env", "_last_obs", "_last_episode_starts", "_last_original_obs")
@@ -82,6 +83,91 @@ class Rollout(Attributes):
         return live
 
 
+class Replay(Attributes):
+    """`ReplayBuffer` and those that derive from it: a ring of transitions, stored by rows."""
+
+    _LARGE = ("observations", "next_observations", "actions")
+    _SMALL = ("rewards", "dones", "timeouts", "ep_start")
+    """Arrays of which a row changes when a transition is added, and until the next one is."""
+    _CHANGING = ("ep_length",)
+    """Those of which past rows change, when an episode ends or is overwritten."""
+
+    def own(self, live: Any) -> dict[str, Any]:
+        """Attributes; of the infos of a HER buffer those of the filled rows, where it keeps any."""
+        found = super().own(live)
+        if hasattr(live, "copy_info_dict"):
+            infos = found.pop("infos")
+            if live.copy_info_dict:
+                found["infos"] = infos[: _num_filled(live)]
+        return found
+
+    def capture(self, live: Any, walk: Walk, path: str) -> dict[str, Any]:
+        """The attributes, with the arrays that have one row per transition as a ring.
+
+        A class of the program's own may amend rewards or ends of episodes later on, which are
+        small enough to be compared; what it adds to the buffer is stored as any other attribute.
+        """
+        own = self.own(live)
+        ring = _ring(live)
+        is_own_class = not type(live).__module__.startswith("stable_baselines3.")
+        changing = (*self._CHANGING, *(self._SMALL if is_own_class else ()))
+        for name in (*self._LARGE, *self._SMALL, *self._CHANGING):
+            walk.rows(_arrays(own.get(name)), ring, is_changing=name in changing)
+        return {"state": walk.children(own, path)}
+
+    def restore(self, node: dict[str, Any], live: Any, match: Match, path: str) -> Any:
+        """Match and set the attributes; infos are new ones."""
+        super().restore(node, live, match, path)
+        if hasattr(live, "copy_info_dict") and "infos" in node["state"]:
+            infos = match.node(node["state"]["infos"], MISSING, join(path, "infos"))
+            others = live.infos[len(infos) : _num_filled(live)]
+            match.later(lambda: np.copyto(live.infos[: len(infos)], infos))
+            match.later(lambda: _empty(others))
+        return live
+
+    def asked(self, nodes: dict[str, Any], live: Any, match: Match) -> dict[str, Any]:
+        """All but the infos of a HER buffer."""
+        if not hasattr(live, "copy_info_dict"):
+            return nodes
+        return {key: node for key, node in nodes.items() if key != "infos"}
+
+
+def _empty(infos: np.ndarray[Any, Any]) -> None:
+    for row in infos:
+        row[:] = [{} for _ in row]
+
+
+def _num_filled(live: Any) -> int:
+    """How many rows hold something: the first ones, or all."""
+    # After a `reset` HER goes on to sample the episodes that lie there.
+    if live.full or (hasattr(live, "ep_length") and live.ep_length[live.pos :].any()):
+        return live.buffer_size
+    return min(live.pos + _ahead(live), live.buffer_size) if live.pos else 0
+
+
+def _ahead(live: Any) -> int:
+    """The next observation of the newest transition may lie where the one after it will."""
+    return int(live.optimize_memory_usage)
+
+
+def _ring(live: Any) -> Ring:
+    position, capacity = live.pos, live.buffer_size
+    ahead = _ahead(live)
+    return Ring(
+        capacity=capacity,
+        position=position,
+        num_filled=_num_filled(live),
+        num_steps_per_row=live.n_envs,
+        ahead=ahead,
+        advanced=lambda: (live.pos - position) % capacity,
+    )
+
+
+def _arrays(value: Any) -> list[np.ndarray[Any, Any]]:
+    held = value.values() if isinstance(value, dict) else [value]
+    return [item for item in held if isinstance(item, np.ndarray)]
+
+
 def _is_rows(value: Any) -> bool:
     return isinstance(value, np.ndarray) or (
         isinstance(value, dict) and any(isinstance(item, np.ndarray) for item in value.values())
@@ -111,6 +197,7 @@ ALGORITHM = Algorithm("sb3.algorithm", frozenset(("start_time", "tensorboard_log
                                                   "_custom_logger")))  # fmt: skip
 _SIZES = ("buffer_size", "n_envs")
 BUFFER = Attributes("sb3.buffer", strict=True, equal=_SIZES)
+REPLAY = Replay("sb3.replay_buffer", strict=True, equal=_SIZES)
 ROLLOUT = Rollout("sb3.rollout", frozenset(("pad", "pad_and_flatten")), strict=True, equal=_SIZES)
 VEC_ENV = Attributes(
     "sb3.vec_env",

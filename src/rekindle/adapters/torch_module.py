@@ -7,7 +7,7 @@ change how a module runs (`torch.compile`, `DataParallel`) are looked through.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -36,10 +36,10 @@ def _own(module: torch.nn.Module) -> dict[str, Any]:
 
 
 def _tensors(
-    module: torch.nn.Module, persistent: bool
+    places: Iterable[tuple[str, torch.nn.Module]], persistent: bool
 ) -> Iterator[tuple[str, torch.Tensor | None]]:
     """Parameters and buffers by their full names, each name of a shared one included."""
-    for prefix, part in module.named_modules(remove_duplicate=False):
+    for prefix, part in places:
         hidden = part._non_persistent_buffers_set
         if persistent:
             for name, tensor in part._parameters.items():
@@ -50,9 +50,13 @@ def _tensors(
 
 
 class Module(Adapter):
-    """`torch.nn.Module`."""
+    """`torch.nn.Module`.
 
-    name = "torch.module"
+    Args:
+        name: What the file calls it.
+        keeps_gradients: Whether gradients are state: not where each use clears them before.
+    """
+
     rank = 0
 
     def inside(self, live: Any) -> Any:
@@ -61,19 +65,25 @@ class Module(Adapter):
             live = getattr(live, name)
         return live
 
+    def __init__(self, name: str = "torch.module", *, keeps_gradients: bool = True) -> None:
+        self.name = name
+        self._keeps_gradients = keeps_gradients
+
     def capture(self, live: torch.nn.Module, walk: Walk, path: str) -> dict[str, Any]:
         """State dict, buffers that it leaves out, gradients, train flags, other attributes."""
-        parts = list(live.named_modules())
+        places = list(live.named_modules(remove_duplicate=False))
+        met: set[int] = set()
+        parts = [(n, part) for n, part in places if not (id(part) in met or met.add(id(part)))]
         nodes: dict[str, dict[str, Any]] = {}
         for name, part in parts[1:]:
             nodes[name] = walk.remember(part, {"$part": label(type(part)), "attributes": {}})
-        tensors, hidden = (dict(_tensors(live, persistent)) for persistent in (True, False))
+        tensors, hidden = (dict(_tensors(places, persistent)) for persistent in (True, False))
         fields: dict[str, Any] = {"state": walk.children(_present(tensors), path)}
         if buffers := _present(hidden):
             fields["buffers"] = walk.children(buffers, path)
         if empty := [name for name, tensor in (tensors | hidden).items() if tensor is None]:
             fields["empty"] = empty
-        if gradients := _present({n: p.grad for n, p in live.named_parameters()}):
+        if gradients := self._gradients(parts, walk):
             fields["gradients"] = walk.children(gradients, join(path, "grad"))
         training = {part.training for _, part in parts}
         fields["training"] = (
@@ -85,13 +95,28 @@ class Module(Adapter):
         fields["parts"] = nodes
         return fields
 
+    def _gradients(
+        self, parts: list[tuple[str, torch.nn.Module]], walk: Walk
+    ) -> dict[str, torch.Tensor]:
+        """Gradients by the first name of each parameter, where they are state."""
+        if not self._keeps_gradients:
+            walk.without_gradients(p for _, part in parts for p in part._parameters.values())
+            return {}
+        named: dict[int, tuple[str, torch.Tensor]] = {}
+        for prefix, part in parts:
+            for name, parameter in part._parameters.items():
+                if parameter is not None and parameter.grad is not None:
+                    named.setdefault(id(parameter), (join(prefix, name), parameter.grad))
+        return dict(named.values())
+
     def restore(self, node: dict[str, Any], live: torch.nn.Module, match: Match, path: str) -> Any:
         """Copy every tensor in place; set flags and attributes."""
         parts = dict(live.named_modules())
         self._match_parts(node, parts, match, path)
         empty = set(node.get("empty", ()))
         for key, persistent in (("state", True), ("buffers", False)):
-            found = dict(_tensors(live, persistent))
+            places = live.named_modules(remove_duplicate=False)
+            found = dict(_tensors(places, persistent))
             self._match_tensors(node.get(key, {}), found, live, match, path)
             stored = empty.union(map(unescape, node.get(key, {})))
             for name in _present(found):

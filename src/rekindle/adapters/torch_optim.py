@@ -52,7 +52,7 @@ class Optimizer(Adapter):
         gradients = [
             [index, walk.node(parameter.grad, join(path, f"grad.{index}"))]
             for index, parameter in enumerate(parameters)
-            if parameter.grad is not None
+            if parameter.grad is not None and walk.has_gradient(parameter)
         ]
         fields: dict[str, Any] = {
             "state": {"state": {"$dict": state}, "param_groups": groups},

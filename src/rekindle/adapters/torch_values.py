@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,30 @@ def _layout(tensor: torch.Tensor) -> str:
     return str(tensor.layout).removeprefix("torch.")
 
 
+_COMMON = (torch.Tensor, torch.nn.Parameter)
+
+
+def _same_as(live: torch.Tensor, address: int) -> Callable[[torch.Tensor], bool]:
+    """Whether a leaf tensor still is what it is now, but for its values.
+
+    It cannot become the result of a computation without another `requires_grad`. Memory that the
+    plan of a capture holds is not given to others, so the same address is the same memory.
+    """
+    dtype, shape, strides = live.dtype, live.shape, live.stride()
+    requires_grad = live.requires_grad
+
+    def fits(found: torch.Tensor) -> bool:
+        return (
+            found.data_ptr() == address
+            and found.requires_grad is requires_grad
+            and found.dtype is dtype
+            and found.shape == shape
+            and found.stride() == strides
+        )
+
+    return fits
+
+
 class Tensor(Adapter):
     """`torch.Tensor`, `Parameter` and `Buffer`."""
 
@@ -131,8 +156,11 @@ class Tensor(Adapter):
         except TypeError as error:
             walk.refuse(path, str(error))
             return {}
-        address = data.data_ptr() if on_cpu and not lazy else None
-        return walk.array(live, raw, path, code=code, address=address, **extra, **fields)
+        if not on_cpu or lazy:
+            return walk.array(live, raw, path, code=code, **extra, **fields)
+        address = data.data_ptr()
+        fits = _same_as(live, address) if live.is_leaf and cls in _COMMON else None
+        return walk.array(live, raw, path, code=code, address=address, fits=fits, **extra, **fields)
 
     def _capture_sparse(self, live: torch.Tensor, walk: Walk, path: str) -> dict[str, Any]:
         """A sparse tensor as its parts, as the gradients of sparse embeddings are."""
@@ -179,6 +207,8 @@ class Tensor(Adapter):
         self, node: dict[str, Any], live: Any, match: Match, path: str, strict: bool
     ) -> Any:
         """Copy into the live tensor, or make a new one where there is none that fits."""
+        if isinstance(live, torch.Tensor) and self._fills(node, live, match, path):
+            return live
         data, code = match.stored(node)
         source = from_numpy(data, code, node)
         if torch.nn.parameter.is_lazy(live):
@@ -198,6 +228,21 @@ class Tensor(Adapter):
             match.differ(path, f"a tensor {describe(source)}", f"an object of {label(type(live))}")
             return live
         return self._new(node, data, code, live, match)
+
+    def _fills(self, node: dict[str, Any], live: torch.Tensor, match: Match, path: str) -> bool:
+        """Plan to read an array that is stored in parts straight into the live tensor."""
+        if not live.is_cpu or torch.nn.parameter.is_lazy(live):
+            return False
+        try:
+            memory, _, fields = to_numpy(live.detach())
+        except TypeError:
+            return False
+        same = node.get("torch_dtype") == fields.get("torch_dtype")
+        fill = match.filler(node, memory) if same and not node.get("requires_grad") else None
+        if fill is None or not self._takes(node, live, match, path):
+            return False
+        match.later(fill)
+        return True
 
     def _takes(self, node: dict[str, Any], live: torch.Tensor, match: Match, path: str) -> bool:
         if live.requires_grad and not live.is_leaf:

@@ -122,6 +122,9 @@ class _Excerpt:
         """The only document."""
         return self._document
 
+    def segmented(self, name: str) -> None:
+        """None: every array is whole."""
+
     def array(self, name: str) -> Stored:
         """One of the arrays."""
         return self._arrays[name]

@@ -1,4 +1,4 @@
-"""The command line: `rekindle demo | show | ls | verify`."""
+"""The command line: `rekindle demo | show | ls | verify | prune | pin | fork | ...`."""
 
 from __future__ import annotations
 

@@ -13,7 +13,11 @@ import typer
 import rekindle as rk
 from rekindle.cli.console import print_json
 from rekindle.cli.demo import demo
+from rekindle.cli.fork import fork
 from rekindle.cli.ls import ls
+from rekindle.cli.pack import pack, unpack
+from rekindle.cli.pin import pin
+from rekindle.cli.prune import prune
 from rekindle.cli.show import show
 from rekindle.cli.verify import verify
 from rekindle.cli.verify_resume import verify_resume
@@ -47,6 +51,28 @@ app.command(
     epilog="Examples: [bold]rekindle verify runs/ppo[/bold]\n\n"
     "[bold]rekindle verify runs/ppo/step_000010000 && cp -r runs/ppo /backup[/bold]"
 )(verify)
+app.command(
+    epilog="Examples: [bold]rekindle pack runs/ppo/step_000010000 ppo.zip[/bold]\n\n"
+    "[bold]rekindle pack runs/ppo newest.zip --overwrite[/bold]"
+)(pack)
+app.command(
+    epilog="Examples: [bold]rekindle unpack ppo.zip ppo[/bold]\n\n"
+    "[bold]rekindle unpack ppo.zip ppo --overwrite[/bold]"
+)(unpack)
+app.command(
+    epilog="Examples: [bold]rekindle prune runs/ppo --keep-last 3 --keep-best 2 --dry-run[/bold]"
+    "\n\n"
+    "[bold]rekindle prune runs/ppo --keep-best 1 --metric loss --mode min --every 100000[/bold]\n\n"
+    "[bold]rekindle prune runs/ppo --budget-gb 20[/bold]"
+)(prune)
+app.command(
+    epilog="Examples: [bold]rekindle pin runs/ppo/step_000010000[/bold]\n\n"
+    "[bold]rekindle pin runs/ppo/step_000010000 --unpin[/bold]"
+)(pin)
+app.command(
+    epilog="Examples: [bold]rekindle fork runs/ppo/step_000010000 runs/ppo-again[/bold]\n\n"
+    "[bold]rekindle fork runs/ppo runs/ppo-again[/bold]"
+)(fork)
 app.command(
     epilog="Examples: [bold]rekindle verify-resume -- python train.py --seed 3[/bold]\n\n"
     "[bold]rekindle verify-resume --kill-at 5000 --every 1000 -- python train.py[/bold]",

@@ -10,8 +10,8 @@ import typer
 
 import rekindle as rk
 from rekindle.cli.console import Json, open_console, print_json
+from rekindle.entries import MEASURED, rows
 from rekindle.report import num_bytes
-from rekindle.run import entry_rows
 
 
 def ls(
@@ -23,9 +23,10 @@ def ls(
     if is_run(run):
         entries = run.entries()
         if json:
-            print_json({"path": str(path), **_about(run), "checkpoints": entries})
+            told = {"path": str(path), **_about(run), "pinned": run.pins, "checkpoints": entries}
+            print_json(told)
         else:
-            _print(str(path), entry_rows(entries), _about(run))
+            _print(str(path), rows(entries, run.pins), _about(run))
         return
     found = [summary(run) for run in runs_in(path)]
     if not found:
@@ -95,7 +96,7 @@ def _run_rows(found: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return rows
 
 
-_NUMBERS = ("step", "size", "saved", "newest step")
+_NUMBERS = ("step", "size", "saved", "newest step", *MEASURED)
 
 
 def _print(title: str, rows: list[list[str]], about: Mapping[str, Any]) -> None:

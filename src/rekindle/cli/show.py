@@ -46,7 +46,7 @@ def show(
 def component(checkpoint: rk.Checkpoint, name: str) -> dict[str, Any]:
     """One component as plain data: who wrote it, its files, its arrays."""
     record = checkpoint.components[name]
-    files = [record.document, *record.arrays]
+    files = record.files
     size = sum(checkpoint.manifest.files[file].bytes for file in files)
     content: dict[str, Any] = {"adapter": record.adapter, "bytes": size, "files": files}
     try:

@@ -7,6 +7,7 @@ rest is said in the array's node. Layout: https://huggingface.co/docs/safetensor
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,8 +17,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from blake3 import blake3
 
-from rekindle import files
+from rekindle import extents, files
 from rekindle.codecs import dtypes
 from rekindle.errors import DamagedError, FormatError
 
@@ -40,13 +42,13 @@ _CODE_OF: dict[str, str] = {
 }
 _LARGEST_HEADER_BYTES = 100_000_000
 ALIGNMENT = 64
-_JOINED_BYTES = 1 << 19
-"""Arrays smaller than this are joined up to this size before they are written."""
 """At multiples of how many bytes frameworks let arrays begin.
 
 Sums are split at the width of a vector register, so one over memory that begins elsewhere can
 differ in its last bits.
 """
+_JOINED_BYTES = 1 << 19
+"""Arrays smaller than this are joined up to this size before they are written."""
 
 
 @dataclass(slots=True)
@@ -189,30 +191,55 @@ def aligned_copy(array: Array, alignment: int) -> Array:
 # --------------------------------------------------------------------------- files
 
 
-def write(path: Path, arrays: Mapping[str, Stored]) -> files.FileRecord:
-    """Write arrays as one safetensors file; flushing is the caller's.
+def write(target: files.Target, arrays: Mapping[str, Stored]) -> files.FileRecord:
+    """Write arrays as one new safetensors file; flushing is the caller's.
 
     Those of whole multiples of `ALIGNMENT` come first, so that each begins at one; the others
     follow, those of the largest items first.
     """
-    order = sorted(arrays.items(), key=lambda item: _rank(item[1].raw))
-    header: dict[str, _Entry] = {}
-    offset = 0
-    for name, stored in order:
-        end = offset + stored.raw.nbytes
-        header[name] = _Entry(stored.code, stored.raw.shape, (offset, end))
-        offset = end
-    text = msgspec.json.encode(header)
-    text += b" " * (-(len(text) + 8) % ALIGNMENT)
-    output = files.Output(path, 8 + len(text) + offset)
+    size, parts = _contents(arrays)
+    output = files.output(target, size)
     try:
-        output.write(len(text).to_bytes(8, "little") + text)
-        for part in _gathered(stored.raw for _, stored in order):
+        for part in parts:
             output.write(part)
     except BaseException:
         output.abandon()
         raise
     return output.close()
+
+
+def record(arrays: Mapping[str, Stored]) -> files.FileRecord:
+    """Size and digest of the file that `write` would make."""
+    size, parts = _contents(arrays)
+    hasher = blake3(max_threads=blake3.AUTO if size > 1 << 20 else 1)
+    for part in parts:
+        hasher.update(part if isinstance(part, bytes) else part.reshape(-1).view(np.uint8).data)
+    return files.FileRecord(size, hasher.hexdigest())
+
+
+def _contents(arrays: Mapping[str, Stored]) -> tuple[int, Iterator[Array | bytes]]:
+    """Size of a file of these arrays, and its bytes in pieces."""
+    order = sorted(arrays.items(), key=lambda item: _rank(item[1].raw))
+    entries: dict[str, _Entry] = {}
+    offset = 0
+    for name, stored in order:
+        end = offset + stored.raw.nbytes
+        entries[name] = _Entry(stored.code, stored.raw.shape, (offset, end))
+        offset = end
+    text = header(entries)
+    pieces = _gathered(stored.raw for _, stored in order)
+    return len(text) + offset, itertools.chain([text], pieces)
+
+
+def header(entries: Mapping[str, Any]) -> bytes:
+    """What stands before the data of a safetensors file, padded so that they begin aligned.
+
+    Args:
+        entries: By name `dtype`, `shape` and `data_offsets`.
+    """
+    text = msgspec.json.encode(entries)
+    text += b" " * (-(len(text) + 8) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
 
 
 def _rank(raw: Array) -> int:
@@ -246,20 +273,21 @@ def _gathered(raws: Iterable[Array]) -> Iterator[Array | bytes]:
 class ArrayFile:
     """The arrays of one safetensors file, mapped copy-on-write; bytes are read when touched."""
 
-    def __init__(self, path: Path) -> None:
-        size = path.stat().st_size
+    def __init__(self, source: Path | extents.Extent) -> None:
+        extent = extents.whole(source) if isinstance(source, Path) else source
+        path, size = extent.path, extent.size
         if size < 8:
             raise _malformed(path, f"at least 8 bytes, found {size}")
         self.path = path
         # Read, not mapped: the first touch of a map can make the disk read megabytes ahead.
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
+        with extent.opened() as fd:
+            length = int.from_bytes(extents.read_at(fd, extent.begin, 8), "little")
             if length > min(size - 8, _LARGEST_HEADER_BYTES):
                 raise _malformed(path, f"a header of {length} bytes, found a file of {size}")
-            text = file.read(length)
+            text = extents.read_at(fd, extent.begin + 8, length)
         try:
             header = msgspec.json.decode(text)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise _malformed(path, f"a JSON header ({error})") from error
         self._start = 8 + length
         self._size = size - self._start
@@ -267,7 +295,8 @@ class ArrayFile:
             raise _malformed(path, "a JSON object as header")
         header.pop("__metadata__", None)
         self.entries: dict[str, Any] = header
-        self._memory = np.frombuffer(files.map_file(path), np.uint8)
+        self._begin = extent.begin + self._start
+        self._memory = extent.map()
 
     def __contains__(self, name: str) -> bool:
         return name in self.entries
@@ -286,8 +315,8 @@ class ArrayFile:
         if end > self._size or end - begin != math.prod(shape) * dtype.itemsize:
             raise _malformed(self.path, f"{name!r} inside the file, found {json.dumps(entry)}")
         raw = self._memory[self._start + begin : self._start + end]
-        # The map begins at a page, so an offset tells the alignment.
-        if (self._start + begin) % dtype.itemsize:
+        # Maps begin at pages, so an offset in the file tells the alignment.
+        if (self._begin + begin) % dtype.itemsize:
             raw = raw.copy()
         return Stored(code, raw.view(dtype).reshape(shape))
 
