@@ -18,7 +18,17 @@ import pytest
 from tests.little_loop import Loop, loop
 
 import rekindle as rk
+from rekindle import preemption
 from rekindle.preemption import EXIT_CODE
+
+
+@pytest.fixture(autouse=True)
+def nobody_else_listens() -> None:
+    """Runs that tests before left open are told nothing: a signal would be their second one."""
+    gc.collect()
+    for watch in tuple(preemption._signals.watches):
+        watch.end()
+
 
 TRAINING = """
 import sys
