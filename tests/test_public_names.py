@@ -60,20 +60,21 @@ def test_importing_loads_no_framework() -> None:
     assert not FRAMEWORKS & set(output.split())
 
 
-def test_importing_takes_under_100_milliseconds(tmp_path: Path) -> None:
-    # Processor time with compiled files at hand: what an installed copy costs. On a busy machine a
-    # run can be slow for reasons of its own, so one that is quick enough is the proof.
-    code = "import time; a = time.process_time(); import rekindle; print(time.process_time() - a)"
+def test_importing_costs_little_more_than_numpy_does(tmp_path: Path) -> None:
+    # Processor time with compiled files at hand: what an installed copy costs. numpy alone takes 42
+    # milliseconds where this takes 80; a framework would take a second.
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path), "OPENBLAS_NUM_THREADS": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    seconds: list[float] = []
-    while len(seconds) < 20 and not any(one < 0.1 for one in seconds):
-        output = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=environment,
-        ).stdout
-        seconds.append(float(output))
-    assert min(seconds) < 0.1, seconds
+    seconds: dict[str, list[float]] = {"numpy": [], "rekindle": []}
+    for _ in range(6):
+        for name, found in seconds.items():
+            code = f"import time; a = time.process_time(); import {name}"
+            output = subprocess.run(
+                [sys.executable, "-c", f"{code}; print(time.process_time() - a)"],
+                capture_output=True,
+                text=True,
+                check=True,
+                env=environment,
+            ).stdout
+            found.append(float(output))
+    assert min(seconds["rekindle"]) < 2.4 * min(seconds["numpy"]), seconds
