@@ -15,7 +15,7 @@ SOURCE = Path(rekindle.__file__).parent
 FLOORS = [
     ("errors",),
     ("limits", "spans"),
-    ("cadence", "lock", "preemption"),
+    ("cadence", "collecting", "lock", "preemption"),
     ("files", "spaces", "registry", "rings", "twin"),
     ("extents", "zip_records"),
     ("archive", "zips"),

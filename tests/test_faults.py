@@ -302,7 +302,7 @@ def test_an_error_at_any_write_of_a_save_costs_that_save_only(
             assert leavings(run.path) == []
             assert run.steps[-1] in (durable, step)
             assert run._parent is not None
-            assert run._parent.step == run.steps[-1], "the run knows which"
+            assert run._parent.manifest.step == run.steps[-1], "the run knows which"
             assert_exact_at(training, run.steps[-1])
             durable = train_until_due(training)
             assert run.checkpoint()

@@ -339,7 +339,7 @@ def save(
     draft = writer.draft(
         destination, components, step=step, counters=counters, metrics=metrics, exclude=exclude
     )
-    return Checkpoint(destination, writer.commit(draft, overwrite=overwrite).manifest)
+    return Checkpoint(destination, writer.commit(draft, overwrite=overwrite).saved.manifest)
 
 
 def check_destination(destination: Path, *, overwrite: bool) -> None:

@@ -8,12 +8,10 @@ together, before any file is written. The way back is `rekindle.match`.
 from __future__ import annotations
 
 import collections
-import contextlib
 import ctypes
 import enum
 import fnmatch
 import functools
-import gc
 import threading
 import types
 import weakref
@@ -25,6 +23,7 @@ import numpy as np
 
 from rekindle import registry
 from rekindle.codecs import arrays, dtypes, values
+from rekindle.collecting import uncollected
 from rekindle.errors import UnsupportedError
 from rekindle.registry import label
 from rekindle.rings import Ring
@@ -182,7 +181,7 @@ class Walk:
         for name, value in (among or components).items():
             if _has_identity(value):
                 self._roots.setdefault(id(value), name)
-        with _uncollected():
+        with uncollected():
             order = _order(components)
             documents = {name: self._document(name, components[name]) for name in order}
         self._settle_lists()
@@ -216,7 +215,7 @@ class Walk:
         self._names[component] = {}
         root: dict[str, Any] = {}
         document: dict[str, Any] = {"root": root}
-        with _uncollected():
+        with uncollected():
             for path, value in items.items():
                 self._put(root, path, value, path)
             self._hoist_rest(document)
@@ -575,21 +574,6 @@ class Walk:
         node.clear()
         node.update(view)
         node.update(rest)
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """No search for garbage meanwhile: a walk makes many objects, and none of them is garbage.
-
-    With a framework loaded, one full search takes longer than the walk over thousands of tensors.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _renumber(document: dict[str, Any], component: str, offset: int) -> int:

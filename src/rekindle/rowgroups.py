@@ -119,6 +119,7 @@ class Group:
         if ring.num_added is None and not self.is_compared:
             # Nothing counts the rows, so a whole round looks like none; some rows themselves tell.
             self._witnesses = self._sample()
+        self._layout = self._lay_out()
         self.after: Known | None = None
         """What the written checkpoint holds; set by `write`."""
 
@@ -146,7 +147,7 @@ class Group:
             return [(0, self.ring.num_filled)]
         return changed(self._known.ring, self.ring)
 
-    def _layout(self) -> segments.Layout:
+    def _lay_out(self) -> segments.Layout:
         earlier = self._known.record.segments if self._known is not None else ()
         dirty = self._dirty() if self._known is not None else ()
         return lay_out(
@@ -165,7 +166,7 @@ class Group:
         """How many bytes may have to be written, uncompressed."""
         if self.is_compared or self._known is None:
             return self.row_bytes * self.ring.num_filled
-        return self.row_bytes * sum(high - low for low, high in self._layout().new)
+        return self.row_bytes * sum(high - low for low, high in self._layout.new)
 
     # ------------------------------------------------------------------ a consistent snapshot
 
@@ -178,7 +179,7 @@ class Group:
         filled, position = self.ring.num_filled, self.ring.position
         if self.is_compared:
             return [(0, filled)] if filled else []
-        new = self._layout().new
+        new = self._layout.new
         total = self.row_bytes * sum(high - low for low, high in new)
         if is_whole or total <= STAGED_BYTES:
             # With room for the rows next to them, which training amends.
@@ -277,13 +278,14 @@ class Group:
                 raise
             # The checkpoint before was removed meanwhile.
             self._known = None
+            self._layout = self._lay_out()
             return self.write(target)
         record, digests = found
         self.after = self._remember(record, digests)
         return record
 
     def _write_new(self, target: Target) -> tuple[RowsRecord, dict[Span, str]]:
-        layout = self._layout()
+        layout = self._layout
         for name in dict.fromkeys(item.file for item in layout.kept):
             target.link(name)
         codecs = self._codecs(layout.new)

@@ -48,7 +48,6 @@ from rekindle.lock import Lock
 from rekindle.preemption import EXIT_CODE, Watch
 from rekindle.report import RestoreReport, Shown, columns, num_bytes, plural
 from rekindle.retention import Keep, PruneReport
-from rekindle.rowgroups import Known
 
 logger = logging.getLogger("rekindle")
 
@@ -161,10 +160,8 @@ class Run(Shown):
         self._tracked: dict[str, Any] = {}
         self._last: Moment | None = None
         self._left_out: list[int] = []
-        self._parent: Checkpoint | None = None
+        self._parent: writer.Saved | None = None
         self._probe = probe.Probe()
-        self._known: dict[str, Known] = {}
-        self._prints: Mapping[str, bytes] = {}
         self._set_aside: set[Path] = set()
         self._started = time.monotonic()
         self._elapsed_before = 0.0
@@ -383,8 +380,8 @@ class Run(Shown):
         report = checkpoint.restore(self._tracked, classes=classes)
         self._resumed_from = checkpoint.step
         self._last = self._moment(checkpoint.step)
-        self._parent = checkpoint
-        self._known = writer.remember(self._tracked, checkpoint, self._exclude)
+        record = checkpoint.manifest
+        self._parent = writer.remember(self._tracked, checkpoint.path, record, self._exclude)
         self._elapsed_before = checkpoint.manifest.elapsed_seconds or 0.0
         self._started = time.monotonic()
         probed = self._probe.notes(self._tracked, self._exclude)
@@ -493,7 +490,7 @@ class Run(Shown):
         now = self._step(step)
         self._begin(now, metrics, counters, background=False)
         assert self._parent is not None
-        return self._parent
+        return Checkpoint(self._parent.path, self._parent.manifest)
 
     def wait(self) -> None:
         """Wait for a save under way in the background; raise what went wrong with it."""
@@ -521,8 +518,10 @@ class Run(Shown):
             self._refuse_unresumed()
         self._settle()
         is_lost = self._tell_lost()
-        is_there = self._parent is not None and self._parent.path.exists()
-        if is_there and self._parent is not None and self._parent.step == now:
+        parent = self._parent
+        if parent is not None and not parent.path.exists():
+            parent = dataclasses.replace(parent, known={})
+        elif parent is not None and parent.manifest.step == now:
             return True
         plan = writer.draft(
             self._directory(now),
@@ -531,9 +530,7 @@ class Run(Shown):
             counters=counters,
             metrics=metrics,
             exclude=self._exclude,
-            parent=self._parent,
-            known=self._known if is_there else {},
-            prints=self._prints,
+            parent=parent,
             watch=watch,
             elapsed_seconds=round(self._elapsed_before + time.monotonic() - self._started, 3),
         )
@@ -580,7 +577,7 @@ class Run(Shown):
 
     def _accept(self, error: OSError, step: int, *, is_due: bool) -> None:
         """Go on without a save for which there is no room, where the user chose so."""
-        is_saved = self._parent is not None and self._parent.step == step
+        is_saved = self._parent is not None and self._parent.manifest.step == step
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise error
         if not (is_due and self._is_full_disk_accepted):
@@ -607,12 +604,10 @@ class Run(Shown):
         return [*found, f"the disk was full: no save before this one at the step(s) {steps}"]
 
     def _committed(self, plan: writer.Draft, done: writer.Commit) -> None:
-        self._parent = Checkpoint(plan.destination, done.manifest)
-        self._prints = done.prints
-        self._known = {group.key: group.after for group in plan.groups if group.after is not None}
+        self._parent = done.saved
         self._set_aside.discard(plan.destination)
         self._left_out.clear()
-        entries.append(self._parent, done)
+        entries.append(Checkpoint(plan.destination, done.saved.manifest), done)
         if self.keep is not None:
             self._prune(self.keep, plan.destination.name)
 

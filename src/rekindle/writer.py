@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -30,11 +30,16 @@ from rekindle.manifest import ComponentRecord, FileEntry, Manifest, RowsRecord
 from rekindle.rowgroups import LEAST_BYTES, Group, Known, OverwrittenError
 
 
-class Earlier(Protocol):
-    """The checkpoint before, whose unchanged files are linked."""
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint on the disk, and by what the next save knows which of its files to link."""
 
     path: Path
     manifest: Manifest
+    known: Mapping[str, Known] = field(default_factory=dict)
+    """What it holds of ring buffers."""
+    prints: Mapping[str, bytes] = field(default_factory=dict)
+    """Some of what its array files hold, by name: another print is another file."""
 
 
 class Stopwatch:
@@ -61,11 +66,9 @@ class Draft:
     captured: Captured
     manifest: Manifest
     """Complete but for components and files."""
-    parent: Earlier | None = None
+    parent: Saved | None = None
     groups: list[Group] = field(default_factory=list)
     """Arrays whose rows are stored by themselves."""
-    prints: Mapping[str, bytes] = field(default_factory=dict)
-    """By array file, some of what the parent's held: another print is another file."""
     watch: Stopwatch = field(default_factory=lambda: Stopwatch())
 
     @property
@@ -90,9 +93,9 @@ class Draft:
 
 @dataclass(frozen=True)
 class Commit:
-    """A checkpoint that is on the disk, and what it took."""
+    """What a checkpoint took that is on the disk now."""
 
-    manifest: Manifest
+    saved: Saved
     written_bytes: int
     """Size of the files that were written."""
     linked_bytes: int
@@ -101,8 +104,6 @@ class Commit:
     """How long the caller was held up."""
     seconds: float
     """From the call until the checkpoint was on the disk."""
-    prints: Mapping[str, bytes]
-    """For the next draft."""
 
 
 def draft(
@@ -114,16 +115,11 @@ def draft(
     metrics: Mapping[str, Any] | None = None,
     exclude: Sequence[str] = (),
     kind: str = "checkpoint",
-    parent: Earlier | None = None,
-    known: Mapping[str, Known] | None = None,
-    prints: Mapping[str, bytes] | None = None,
+    parent: Saved | None = None,
     elapsed_seconds: float | None = None,
     watch: Stopwatch | None = None,
 ) -> Draft:
     """Capture live objects; nothing is written yet, and arrays still share their memory.
-
-    What is `known` of ring buffers, and the `prints` of array files, are those of `parent`; see
-    `remember` and `Commit`.
 
     Raises:
         UnsupportedError: Values that cannot be data; the message lists each with its path.
@@ -152,8 +148,8 @@ def draft(
         excluded=captured.excluded,
         notes=captured.notes,
     )
-    groups = _groups(captured, now, known or {})
-    return Draft(destination, captured, partial, parent, groups, prints or {}, watch)
+    groups = _groups(captured, now, {} if parent is None else parent.known)
+    return Draft(destination, captured, partial, parent, groups, watch)
 
 
 def _groups(captured: Captured, step: int, known: Mapping[str, Known]) -> list[Group]:
@@ -184,18 +180,25 @@ def _clear(columns: Iterable[arrays.Stored], num_filled: int) -> None:
 
 
 def remember(
-    components: Mapping[str, Any], checkpoint: Earlier, exclude: Sequence[str] = ()
-) -> dict[str, Known]:
-    """What is known of ring buffers right after they were restored from a checkpoint."""
+    components: Mapping[str, Any], path: Path, record: Manifest, exclude: Sequence[str] = ()
+) -> Saved:
+    """A checkpoint of which everything was restored just now.
+
+    Args:
+        components: The live objects.
+        path: Where the checkpoint is.
+        record: Its manifest.
+        exclude: Paths that a save leaves out.
+    """
     captured = Walk(exclude).capture(components)
     found = {}
-    for group in _groups(captured, checkpoint.manifest.step, {}):
-        record = checkpoint.manifest.components.get(group.component)
-        for rows in record.rows if record is not None else ():
+    for group in _groups(captured, record.step, {}):
+        part = record.components.get(group.component)
+        for rows in part.rows if part is not None else ():
             known = group.remember(rows)
             if known is not None:
                 found[group.key] = known
-    return found
+    return Saved(path, record, found)
 
 
 def commit(plan: Draft, *, overwrite: bool = False) -> Commit:
@@ -215,13 +218,13 @@ def commit(plan: Draft, *, overwrite: bool = False) -> Commit:
         record = written.write()
     seconds = plan.watch.seconds()
     stalled = plan.watch.stall_seconds
+    known = {group.key: group.after for group in plan.groups if group.after is not None}
     return Commit(
-        manifest=record,
+        saved=Saved(plan.destination, record, known, written.prints),
         written_bytes=written.num_bytes - written.num_linked_bytes,
         linked_bytes=written.num_linked_bytes,
         stall_seconds=seconds if stalled is None else stalled,
         seconds=seconds,
-        prints=written.prints,
     )
 
 
@@ -492,11 +495,11 @@ class _Files:
 
     def _is_unchanged(self, name: str, stored: Mapping[str, arrays.Stored]) -> bool:
         """Whether the checkpoint before has a file of the same bytes."""
-        if self._plan.prints.get(name) != self.prints[name]:
+        if self._parent is None or self._parent.prints.get(name) != self.prints[name]:
             return False
         found = arrays.record(stored)
-        entry = self._parent.manifest.files.get(name) if self._parent is not None else None
-        return entry == FileEntry(bytes=found.bytes, blake3=found.blake3)
+        entry = FileEntry(bytes=found.bytes, blake3=found.blake3)
+        return self._parent.manifest.files.get(name) == entry
 
     def _link_if_there(self, name: str) -> bool:
         """Link a file of the checkpoint before; false when that was removed meanwhile."""

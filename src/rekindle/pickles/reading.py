@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rekindle import spans
+from rekindle.collecting import uncollected
 from rekindle.errors import FormatError, RekindleError
 from rekindle.limits import Budget
 from rekindle.pickles import cloudpickle_values, machine, numpy_values, python_values
@@ -67,7 +67,7 @@ def read(
         UnsafeError: It asks for more memory or time than any honest file, or changes the program.
     """
     budget = budget or Budget(name=span.name)
-    with _uncollected(), _explained(span):
+    with uncollected(), _explained(span):
         recording = machine.record(span, budget, at=at, buffers=buffers)
         return _rebuilt(recording, budget, builders, persistent)
 
@@ -81,7 +81,7 @@ def rebuild(
     persistent: Callable[[Any], Any] | None = None,
 ) -> Unpickled:
     """Rebuild the values of a pickle that was recorded before; see `read`."""
-    with _uncollected(), _explained(span):
+    with uncollected(), _explained(span):
         return _rebuilt(recording, budget, builders, persistent)
 
 
@@ -100,18 +100,6 @@ def read_file(path: str | Path, *, max_bytes: int | None = None) -> Unpickled:
     """Read a file that is one pickle, running nothing; see `read`."""
     span = spans.of_file(Path(path))
     return read(span, Budget(max_bytes, span.name))
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Hold off the collector: it would walk every object, again and again, and free none."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 @contextlib.contextmanager
