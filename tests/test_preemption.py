@@ -23,11 +23,18 @@ from rekindle.preemption import EXIT_CODE
 
 
 @pytest.fixture(autouse=True)
-def nobody_else_listens() -> None:
-    """Runs that tests before left open are told nothing: a signal would be their second one."""
+def nobody_else_listens() -> Iterator[None]:
+    """As in a process of its own: no run of a test before, and no handler of a library.
+
+    Tensordict sets one for SIGTERM when it first maps memory.
+    """
     gc.collect()
     for watch in tuple(preemption._signals.watches):
         watch.end()
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in preemption.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 TRAINING = """
