@@ -7,7 +7,7 @@ ARGS ?=
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: .venv bench check clean demo exactness faults fuzz help lint test types
+.PHONY: .venv bench check clean demo exactness faults fuzz help interop lint test types
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,9 +47,20 @@ faults: .venv ## Kill a thousand saves, and the other long tests of what goes wr
 fuzz: .venv ## Open changed files for a minute: make fuzz ARGS='--seconds 600'
 	.venv/bin/python -m tests.fuzz $(ARGS)
 
+# Velora, which needs an older safetensors, and the libraries whose files we write.
+.venv-interop/.installed: pyproject.toml tests/interop/constraints.txt
+	test -x .venv-interop/bin/pip || $(PYTHON) -m venv .venv-interop
+	.venv-interop/bin/python -m pip install torch -c tests/interop/constraints.txt
+	.venv-interop/bin/python -m pip install -e '.[jax,lz4,sb3,zstd]' velora==0.2.0 sqlmodel==0.0.24 array-api-compat pytest -c tests/interop/constraints.txt
+	@touch $@
+
+interop: .venv-interop/.installed ## Load what we write in the libraries it is for, Velora in an environment of its own (minutes)
+	.venv-interop/bin/python -m pytest tests/interop $(ARGS)
+	.venv-interop/bin/python -m tests.interop
+
 bench: .venv ## Measure, side by side with others
 	.venv/bin/python benchmarks/run.py $(ARGS)
 
-clean: ## Remove builds and caches; .venv and runs stay
+clean: ## Remove builds and caches; environments and runs stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
-	find . -path ./.venv -prune -o -path ./runs -prune -o -type d -name __pycache__ -exec rm -rf {} +
+	find . -path ./.venv -prune -o -path ./.venv-interop -prune -o -path ./runs -prune -o -type d -name __pycache__ -exec rm -rf {} +

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-
-def flush(path: Path) -> None:
-    """Force a file or directory to the disk, as most peers do not."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+from rekindle.files import flush
 
 
 def flush_all(path: Path) -> None:

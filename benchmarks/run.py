@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import agents
+import foreign
 import states
 import table
 import training
@@ -34,6 +35,7 @@ from table import Line, Row
 WORKS: dict[str, Callable[[Path, Path, int], list[Line]]] = {
     **states.WORKS,
     **agents.WORKS,
+    **foreign.WORKS,
     **training.WORKS,
 }
 

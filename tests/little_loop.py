@@ -39,6 +39,23 @@ def loop(path: Path, every: Any = None, **about: Any) -> Iterator[Loop]:
         yield made
 
 
+def trained(path: Path, every: Any, **about: Any) -> Path:
+    """A run that came to step 35."""
+    with loop(path, every, **about) as made:
+        made.run.resume()
+        made.train(35)
+    return path
+
+
+def saved_twice(path: Path) -> Path:
+    """A run with checkpoints of plain data at 10 and 20."""
+    with rk.Run(path) as run:
+        run.track(policy={"weight": np.arange(100.0)}, rng={"seed": 1})
+        for step in (10, 20):
+            run.save(step=step)
+    return run.path
+
+
 def damage(checkpoint: Path, name: str = "policy.safetensors") -> None:
     data = bytearray((checkpoint / name).read_bytes())
     data[-1] ^= 1

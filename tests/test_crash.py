@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests import interrupted
+from tests import interrupted, small_disk
 
 import rekindle as rk
 from rekindle import (
@@ -279,30 +279,8 @@ def test_a_save_fails_whole_on_an_error_at_every_write_point(tmp_path, order, wh
 
 @pytest.mark.parametrize("system", ["tmpfs", "ext4"])
 def test_a_full_disk_fails_one_save_and_harms_no_other(tmp_path, system):
-    """On a small disk of its own, which only that process sees and which goes when it ends."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if system == "tmpfs":
-        mount = f"mount -t tmpfs -o size=40m none '{disk}'"
-    else:
-        image = tmp_path / "image"
-        image.touch()
-        os.truncate(image, 40 << 20)
-        mount = f"mkfs.ext4 -q '{image}' && mount -o loop '{image}' '{disk}'"
-    unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "-r", "--mount"]
-    try:
-        probe = subprocess.run([*unshare, "sh", "-c", mount], capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no `unshare` here to mount a small disk with")
-    if probe.returncode:
-        pytest.skip(f"mounting a small disk is not permitted here: {probe.stderr.strip()}")
-
-    done = subprocess.run(
-        [*unshare, "sh", "-c", f'{mount} && exec "$0" "$1" "$2"',
-         sys.executable, str(PROGRAM), str(disk / "run")],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-
+    program = [str(PROGRAM), str(tmp_path / "disk" / "run")]
+    done = small_disk.run(tmp_path, 40, *program, system=system)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["error"] == errno.ENOSPC

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests import little_loop
 from tests.little_loop import loop
 
 import rekindle as rk
@@ -19,10 +20,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def trained(path: Path) -> Path:
     """A run with a checkpoint at step 30."""
-    with loop(path, every=30) as made:
-        made.run.resume()
-        made.train(35)
-    return path
+    return little_loop.trained(path, every=30)
 
 
 def test_a_run_says_what_is_trained(path: Path) -> None:

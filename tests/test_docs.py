@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 
-NOT_RUN = "<!-- not run -->"
+NOT_RUN = ("<!-- not run -->", "<!-- run by make interop -->")
 
 
 class Block(NamedTuple):
@@ -43,7 +43,7 @@ def blocks(text: str) -> Iterator[Block]:
                 break
             inside.append(content)
         body = textwrap.dedent("\n".join(inside)) + "\n"
-        yield Block(number, opening.group(2), body, above != NOT_RUN)
+        yield Block(number, opening.group(2), body, above not in NOT_RUN)
         above = ""
 
 

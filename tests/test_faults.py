@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import small_disk
+from tests.held_commits import held
 from tests.interrupted import CALLS, REMOVALS
 from tests.scripts.foreseen import EVERY, Training, flaws
 
@@ -169,28 +171,8 @@ def test_a_kill_at_any_moment_leaves_one_of_the_last_two_saves(
 def test_a_disk_that_fills_up_under_a_save_costs_that_save_only(
     tmp_path: Path, system: str
 ) -> None:
-    """On a disk of its own, which only that process sees and which goes when it ends."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if system == "tmpfs":
-        mount = f"mount -t tmpfs -o size=60m none '{disk}'"
-    else:
-        image = tmp_path / "image"
-        image.touch()
-        os.truncate(image, 60 << 20)
-        mount = f"mkfs.ext4 -q '{image}' && mount -o loop '{image}' '{disk}'"
-    unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "-r", "--mount"]
-    try:
-        probe = subprocess.run([*unshare, "sh", "-c", mount], capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no `unshare` here to mount a small disk with")
-    if probe.returncode:
-        pytest.skip(f"mounting a small disk is not permitted here: {probe.stderr.strip()}")
-    done = subprocess.run(
-        [*unshare, "sh", "-c", f'{mount} && exec "$0" -m tests.scripts.full_disk "$1"',
-         sys.executable, str(disk)],
-        capture_output=True, text=True, timeout=120, cwd=ROOT,
-    )  # fmt: skip
+    program = ["-m", "tests.scripts.full_disk", str(tmp_path / "disk")]
+    done = small_disk.run(tmp_path, 60, *program, system=system)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "met while writing: 7\n"
 
@@ -551,14 +533,7 @@ def test_plain_values_that_change_during_a_save_are_not_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lists and dicts are captured when the call is made, and encoded later."""
-    commit = writer.commit
-    gate = threading.Event()
-
-    def waiting(*arguments: Any, **options: Any) -> Any:
-        assert gate.wait(30)
-        return commit(*arguments, **options)
-
-    monkeypatch.setattr(writer, "commit", waiting)
+    gate = held(monkeypatch)
     with begun(tmp_path / "run", every=1) as training:
         training.step()
         training.run.checkpoint()
@@ -860,18 +835,13 @@ def test_jobs_are_done_one_after_another_when_no_more_can_be_handed_out(
 
 
 FORKING = """
-import os, sys, threading, time
+import os, sys, time
 from pathlib import Path
-from rekindle import writer
+import pytest
+from tests.held_commits import held
 from tests.scripts.foreseen import Training
 
-commit, gate = writer.commit, threading.Event()
-
-def waiting(*arguments, **options):
-    assert gate.wait(60)
-    return commit(*arguments, **options)
-
-writer.commit = waiting
+gate = held(pytest.MonkeyPatch(), seconds=60)
 training = Training(Path(sys.argv[1]), every=1)
 training.begin()
 training.step()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import little_loop
 from tests.little_loop import damage, loop
 
 import rekindle as rk
@@ -21,10 +22,7 @@ def parent(tmp_path: Path) -> Path:
     """A run with checkpoints at 10, 20 and 30."""
     path = tmp_path / "runs" / "parent"
     about: dict[str, Any] = {"algorithm": "PPO", "environment": "Ant-v5"}
-    with loop(path, every=10, configuration={"lr": 1e-3}, **about) as made:
-        made.run.resume()
-        made.train(35)
-    return path
+    return little_loop.trained(path, every=10, configuration={"lr": 1e-3}, **about)
 
 
 def inodes(directory: Path) -> dict[str, int]:

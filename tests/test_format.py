@@ -154,7 +154,7 @@ def test_a_manifest_is_refused_exactly_when_it_lacks_a_required_key(
 
 
 def test_what_the_environment_says_is_listed() -> None:
-    libraries = set(provenance._LIBRARIES)
+    libraries = set(provenance.LIBRARIES)
     assert set(provenance.environment()) - libraries <= set(quoted(section("The manifest")))
 
 

@@ -159,14 +159,18 @@ def test_a_directory_of_something_else_is_said(tmp_path):
 def test_a_file_of_something_else_is_said(tmp_path, data):
     path = tmp_path / "model.bin"
     path.write_bytes(data)
-    assert_all_refuse(path, rk.FormatError, "a file of no known format")
+    assert_all_refuse(path, rk.FormatError, "of a known format")
+    with pytest.raises(rk.FormatError, match="a file of no known format"):
+        manifest.read(path)
 
 
 def test_a_zip_of_something_else_is_said(tmp_path):
     path = tmp_path / "model.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
-    assert_all_refuse(path, rk.FormatError, "a zip archive of no known format")
+    assert_all_refuse(path, rk.FormatError, "a ZIP archive with other members")
+    with pytest.raises(rk.FormatError, match="a zip archive of no known format"):
+        manifest.read(path)
 
 
 def test_a_model_of_stable_baselines3_is_said(tmp_path):
@@ -174,7 +178,8 @@ def test_a_model_of_stable_baselines3_is_said(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("data", "policy.pth", "_stable_baselines3_version"):
             archive.writestr(name, "2.9.2")
-    assert_all_refuse(path, rk.FormatError, r"Stable-Baselines3.*rekindle\.sb3\.save")
+    with pytest.raises(rk.FormatError, match=r"Stable-Baselines3 saved: .*rekindle\.open"):
+        manifest.read(path)
 
 
 # --------------------------------------------------------------------------- what may be written

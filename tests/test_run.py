@@ -6,14 +6,13 @@ import errno
 import logging
 import os
 import shutil
-import subprocess
-import sys
 import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests import little_loop, small_disk
 from tests.little_loop import Loop, damage, loop
 
 import rekindle as rk
@@ -27,10 +26,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def trained(path: Path) -> Path:
     """A run with checkpoints at 10, 20 and 30."""
-    with loop(path, every=10) as made:
-        made.run.resume()
-        made.train(35)
-    return path
+    return little_loop.trained(path, every=10)
 
 
 # --------------------------------------------------------------------------- cadence and resume
@@ -381,21 +377,8 @@ def test_training_goes_on_on_a_disk_that_is_full(
     tmp_path: Path, options: tuple[str, ...], said: str
 ) -> None:
     """On a disk of 8 MB of its own, where the lack of room is seen before, or met while writing."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = f"mount -t tmpfs -o size=8m none '{disk}'"
-    unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "-r", "--mount"]
-    try:
-        probe = subprocess.run([*unshare, "sh", "-c", mount], capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no `unshare` here to mount a small disk with")
-    if probe.returncode:
-        pytest.skip(f"mounting a small disk is not permitted here: {probe.stderr.strip()}")
-    done = subprocess.run(
-        [*unshare, "sh", "-c", f'{mount} && exec "$@"', "sh",
-         sys.executable, "-c", FILLING, str(disk / "run"), *options],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    path = tmp_path / "disk" / "run"
+    done = small_disk.run(tmp_path, 8, "-c", FILLING, str(path), *options)
     assert done.returncode == 0, done.stderr
     assert said in done.stdout
     assert done.stderr.count("is left out") == 3

@@ -22,7 +22,7 @@ import rekindle as rk
 import rekindle.sb3
 from rekindle import manifest, trail
 from rekindle.adapters.sb3 import WALL_CLOCK
-from rekindle.train import build
+from rekindle.sb3_training import build
 
 SCRIPT = Path(__file__).parent / "scripts" / "ppo.py"
 

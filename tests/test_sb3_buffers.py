@@ -24,6 +24,7 @@ from stable_baselines3 import DQN, SAC, HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
+from tests.held_commits import held
 
 import rekindle as rk
 import rekindle.sb3
@@ -258,14 +259,7 @@ def by_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Commits that wait until they are let go."""
-    commit, event = writer.commit, threading.Event()
-
-    def waiting(*arguments: Any, **options: Any) -> Any:
-        assert event.wait(10)
-        return commit(*arguments, **options)
-
-    monkeypatch.setattr(writer, "commit", waiting)
-    return event
+    return held(monkeypatch)
 
 
 # --------------------------------------------------------------------------- saving

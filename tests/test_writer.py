@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.held_commits import held
 
 import rekindle as rk
 from rekindle import writer
@@ -27,13 +28,7 @@ def commit_threads() -> set[threading.Thread]:
 @pytest.fixture
 def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Commits that wait until they are let go."""
-    commit, gate = writer.commit, threading.Event()
-
-    def waiting(*arguments: Any, **options: Any) -> Any:
-        gate.wait(10)
-        return commit(*arguments, **options)
-
-    monkeypatch.setattr(writer, "commit", waiting)
+    gate = held(monkeypatch)
     yield gate
     gate.set()
 

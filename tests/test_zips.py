@@ -133,6 +133,8 @@ CHANGES = {
     "a checksum of its own": (LOCAL, 14, b"abcd"),
     "a lock of its own": (LOCAL, 6, b"\x01\x00"),
     "no sign": (LOCAL, 0, b"PKxx"),
+    "room for more than there is": (LOCAL, 28, b"\x05\x00"),
+    "a header that reaches over all": (LOCAL, 28, b"\xff\xff"),
     "an offset that leaves": (CENTRAL, 42, struct.pack("<I", 10**6)),
     "another offset": (CENTRAL, 42, struct.pack("<I", 5)),
     "a size in the directory": (CENTRAL, 24, struct.pack("<I", 3)),
@@ -148,6 +150,12 @@ def test_two_words_about_one_member_are_damage(change: str) -> None:
     data = packed(a=b"0123456789")
     with pytest.raises((DamagedError, FormatError)):
         opened(corpus._patched(data, sign, offset, value)).span("a")
+
+
+def test_bytes_that_reach_into_the_next_member_are_damage() -> None:
+    data = corpus._patched(packed(a=b"0123456789", b=b"x" * 50), LOCAL, 28, b"\x05\x00")
+    with pytest.raises(DamagedError, match="bytes up to what follows it, found more"):
+        opened(data).span("a")
 
 
 def test_what_nobody_can_read_is_unsupported() -> None:

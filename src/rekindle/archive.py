@@ -26,7 +26,6 @@ from rekindle.files import Array, FileRecord
 from rekindle.zip_records import Member
 
 _LARGEST_DIRECTORY_BYTES = 100_000_000
-_LIKELY_EXTRA_BYTES = records.PAGE_BYTES + 64
 
 
 def is_archive(path: Path) -> bool:
@@ -177,9 +176,14 @@ class Archive:
         self._members: dict[str, Member] = {}
         self._folders: list[Member] = []
         self._taken: set[str] = set()
-        begin, size, count = self._find_directory()
-        self._directory_begin = begin
-        self._read_directory(self._at(begin, size), count)
+        end = self._end()
+        self._directory_begin = end.begin
+        for member in self._records.laid_out(self._records.members(end), end):
+            self._admit(member)
+        for name in self._members:
+            while name := name.rpartition("/")[0]:
+                if name in self._members:
+                    raise self._foreign(f"a folder {name!r}", "a file of this name", name)
 
     # What a place offers.
 
@@ -205,13 +209,12 @@ class Archive:
                 path=self.path / name,
                 key=name,
             )
-        begin, header = self._header(member)
+        header = self._header(member)
         self._check_kind(member, header)
-        if member.stored_size != member.size or begin + member.size != member.limit:
-            raise self._conflict(
-                member, f"{member.limit - begin} bytes up to what follows it", f"{member.size}"
-            )
-        return Extent(self.path / name, member.size, begin, self._file)
+        room = member.limit - header.end
+        if not member.stored_size == member.size == room:
+            raise self._damaged(f"{room} bytes up to what follows it", f"{member.size}", member)
+        return Extent(self.path / name, member.size, header.end, self._file)
 
     def flaws(self) -> list[Difference]:
         """What differs around the members, though it hinders nobody from reading them.
@@ -224,12 +227,12 @@ class Archive:
         is_ours = False
         for member in members:
             try:
-                begin, header = self._header(member)
+                header = self._header(member)
             except DamagedError as error:
                 damaged += error.differences
                 continue
             is_ours |= _is_ours(member, header)
-            if header != member.local_header():
+            if header.data != member.local_header():
                 odd.append(Difference(member.name, "its header as it is written", "another"))
         if not is_ours:
             return damaged
@@ -243,91 +246,31 @@ class Archive:
 
     # Reading.
 
+    @property
+    def _records(self) -> records.Records:
+        """Made when it is asked for: kept, it would hold the archive that holds it."""
+        return records.Records(self._at, self._size, self._damaged)
+
     def _at(self, offset: int, size: int) -> bytes:
         return extents.read_at(self._file.fd, offset, size)
 
-    def _find_directory(self) -> tuple[int, int, int]:
-        """Where the directory begins, its size, and how many members it lists."""
-        stop = self._size - records.END.size
-        end = self._at(max(0, stop), records.END.size)
-        if stop < 0 or end[:4] != records.END_SIGN or end[-2:] != b"\0\0":
-            raise self._no_end()
-        told = records.END.unpack(end)[1:-1]
-        locator = self._at(max(0, stop - records.LOCATOR.size), records.LOCATOR.size)
-        is_large = records.FULL_16 in told[2:4] or records.FULL_32 in told[4:]
-        if is_large or locator[:4] == records.LOCATOR_SIGN:
-            stop -= records.LOCATOR.size + records.END_64.size
-            told = self._large_end(stop, told)
-        disk, disk_of_directory, here, count, size, begin = told
-        if disk or disk_of_directory or here != count:
-            raise self._damaged("an archive of one part", "a part of one")
-        if begin + size != stop or count * records.CENTRAL.size > size:
+    def _end(self) -> records.End:
+        """What the end says, which must be the last bytes."""
+        end = self._records.end()
+        if end is None:
             raise self._damaged(
-                f"a directory of {count} members that ends at {stop}", f"{size} bytes at {begin}"
+                "the end record of an archive in its last bytes",
+                "others: it was cut off, or something was appended",
             )
-        if size > _LARGEST_DIRECTORY_BYTES:
-            raise self._foreign(
-                f"a directory of at most {_LARGEST_DIRECTORY_BYTES} bytes", f"{size}"
-            )
-        return begin, size, count
-
-    def _large_end(self, stop: int, told: tuple[int, ...]) -> tuple[int, ...]:
-        """What the end says where its numbers need 64 bits; the others must agree."""
-        data = self._at(max(0, stop), records.END_64.size + records.LOCATOR.size)
-        record, locator = data[: records.END_64.size], data[records.END_64.size :]
-        if stop < 0 or record[:4] != records.END_64_SIGN:
-            raise self._damaged("a record of the end with 64 bits", "none")
-        _, length, _, _, *large = records.END_64.unpack(record)
-        full = (records.FULL_16,) * 4 + (records.FULL_32,) * 2
-        agrees = all(a in (b, c) for a, b, c in zip(told, large, full, strict=True))
-        expected = (records.LOCATOR_SIGN, 0, stop, 1)
-        if (
-            not agrees
-            or length != records.END_64.size - 12
-            or records.LOCATOR.unpack(locator) != expected
-        ):
+        if not end.is_exact:
             raise self._damaged("records of the end that agree", "some that do not")
-        return tuple(large)
-
-    def _no_end(self) -> DamagedError | FormatError:
-        """The error for an archive whose last bytes are not its end record."""
-        base = max(0, self._size - records.END.size - records.LONGEST_COMMENT)
-        tail = self._at(base, self._size - base)
-        found = tail.rfind(records.END_SIGN)
-        if 0 <= found <= len(tail) - records.END.size:
-            comment = int.from_bytes(tail[found + 20 : found + 22], "little")
-            if comment and found + records.END.size + comment == len(tail):
-                return self._foreign("no comment at its end", f"one of {comment} bytes")
-        return self._damaged(
-            "the end record of an archive in its last bytes",
-            "others: it was cut off, or something was appended",
-        )
-
-    def _read_directory(self, directory: bytes, count: int) -> None:
-        members: list[Member] = []
-        position = 0
-        for _ in range(count):
-            member, position = self._entry(directory, position)
-            members.append(member)
-        if position != len(directory):
-            raise self._damaged(f"a directory of {count} members", "more bytes than these take")
-        members.sort(key=lambda member: member.offset)
-        for index, member in enumerate(members):
-            following = members[index + 1].offset if index + 1 < count else self._directory_begin
-            member = msgspec.structs.replace(member, limit=following)
-            if index == 0 and member.offset:
-                raise self._damaged("its first member at byte 0", f"one at {member.offset}")
-            least = records.LOCAL.size + len(member.raw_name) + member.stored_size
-            if member.offset + least > following:
-                raise self._damaged(
-                    f"{member.name!r} to end before what follows it at {following}",
-                    f"{least} bytes or more at {member.offset}",
-                )
-            self._admit(member)
-        for name in self._members:
-            while name := name.rpartition("/")[0]:
-                if name in self._members:
-                    raise self._foreign(f"a folder {name!r}", "a file of this name", name)
+        if end.comment_size:
+            raise self._foreign("no comment at its end", f"one of {end.comment_size} bytes")
+        if end.size > _LARGEST_DIRECTORY_BYTES:
+            raise self._foreign(
+                f"a directory of at most {_LARGEST_DIRECTORY_BYTES} bytes", f"{end.size}"
+            )
+        return end
 
     def _admit(self, member: Member) -> None:
         """Take a member in, unless its name is refused."""
@@ -351,69 +294,21 @@ class Archive:
         else:
             self._folders.append(member)
 
-    def _entry(self, directory: bytes, position: int) -> tuple[Member, int]:
-        """The member whose entry begins there, and where the next begins."""
-        variable = position + records.CENTRAL.size
-        if variable > len(directory) or directory[position : position + 4] != records.CENTRAL_SIGN:
-            raise self._damaged("an entry of its directory", f"other bytes, {position} into it")
-        (
-            _, made_by, _, flags, method, time, date, crc, stored_size, size, length, length_extra,
-            length_comment, disk, _, attributes, offset,
-        ) = records.CENTRAL.unpack_from(directory, position)  # fmt: skip
-        end = variable + length + length_extra + length_comment
-        if end > len(directory) or disk:
-            raise self._damaged(
-                "an entry inside its directory", f"one that leaves it, at {position}"
-            )
-        raw_name = directory[variable : variable + length]
-        extra = directory[variable + length : variable + length + length_extra]
-        numbers = records.large_numbers(extra, (size, stored_size, offset))
-        if numbers is None:
-            raise self._damaged("sizes of 64 bits where others do not suffice", "none")
-        size, stored_size, offset = numbers
-        mode = attributes >> 16 if made_by >> 8 == records.UNIX else records.MODE
-        member = Member(
-            self._name(raw_name, flags), size, crc, offset, 0, stored_size, method, flags, time,
-            date, mode, raw_name,
-        )  # fmt: skip
-        return member, end
-
-    def _name(self, raw: bytes, flags: int) -> str:
-        try:
-            return raw.decode("utf-8" if flags & records.UTF_8 else "cp437")
-        except UnicodeDecodeError:
-            raise self._damaged("names in UTF-8", repr(raw)) from None
-
-    def _header(self, member: Member) -> tuple[int, bytes]:
-        """Where a member's bytes begin, and its own header, which says what the directory says."""
-        room = member.limit - member.offset
-        fixed = records.LOCAL.size + len(member.raw_name)
-        data = self._at(member.offset, min(room, fixed + _LIKELY_EXTRA_BYTES))
-        if len(data) < fixed or data[:4] != records.LOCAL_SIGN:
-            raise self._conflict(member, "a header of its own", "other bytes")
-        (_, _, flags, method, time, date, crc, stored_size, size, length, length_extra) = (
-            records.LOCAL.unpack_from(data)
-        )  # fmt: skip
-        end = records.LOCAL.size + length + length_extra
-        if end > len(data):
-            data = self._at(member.offset, min(room, end))
-        if end > len(data):
-            raise self._conflict(member, "a header of its own", f"one of {end} bytes")
-        extra = data[records.LOCAL.size + length : end]
-        numbers = records.large_numbers(extra, (size, stored_size)) or (None, None)
-        raw_name = data[records.LOCAL.size : records.LOCAL.size + length]
-        found = (raw_name, flags, method, time, date, crc, numbers[1], numbers[0])
-        told = (member.raw_name, member.flags, member.method, member.time, member.date,
-                member.crc, member.stored_size, member.size)  # fmt: skip
+    def _header(self, member: Member) -> records.Header:
+        """A member's own header, which says what the directory says."""
+        header = self._records.header(member)
+        _, _, *found = header
+        told = [member.raw_name, member.flags, member.method, member.time, member.date,
+                member.crc, member.stored_size, member.size]  # fmt: skip
         if found != told:
             names = ("name", "flags", "method", "time", "date", "CRC-32", "stored size", "size")
             wrong = [n for n, a, b in zip(names, told, found, strict=True) if a != b]
-            raise self._conflict(
-                member, "a header that says what the directory says", f"another {', '.join(wrong)}"
+            raise self._damaged(
+                "a header that says what the directory says", f"another {', '.join(wrong)}", member
             )
-        return member.offset + end, data[:end]
+        return header
 
-    def _check_kind(self, member: Member, header: bytes) -> None:
+    def _check_kind(self, member: Member, header: records.Header) -> None:
         if member.flags & records.ENCRYPTED:
             raise self._foreign(
                 f"{member.name!r} to be stored as it is", "it encrypted", member.name
@@ -429,7 +324,7 @@ class Archive:
             )
         if stat.S_ISLNK(member.mode):
             if _is_ours(member, header):
-                raise self._conflict(member, "a regular file", "a symbolic link")
+                raise self._damaged("a regular file", "a symbolic link", member)
             raise UnsafeError(
                 f"{self.path / member.name}: expected a regular file, found a symbolic link, which "
                 "could lead outside the checkpoint.",
@@ -439,15 +334,14 @@ class Archive:
 
     # Errors.
 
-    def _damaged(self, expected: str, found: str) -> DamagedError:
-        return DamagedError(
-            f"{self.path}: expected {expected}, found {found}. The archive is damaged: fall back "
-            "to another copy or an earlier checkpoint.",
-            path=self.path,
-            differences=[Difference(self.path.name, expected, found)],
-        )
-
-    def _conflict(self, member: Member, expected: str, found: str) -> DamagedError:
+    def _damaged(self, expected: str, found: str, member: Member | None = None) -> DamagedError:
+        if member is None:
+            return DamagedError(
+                f"{self.path}: expected {expected}, found {found}. The archive is damaged: fall "
+                "back to another copy or an earlier checkpoint.",
+                path=self.path,
+                differences=[Difference(self.path.name, expected, found)],
+            )
         difference = Difference(member.name, expected, found)
         return DamagedError(
             f"{self.path}: {difference}. The member is damaged and was not used; others still "
@@ -466,7 +360,7 @@ class Archive:
         )
 
 
-def _is_ours(member: Member, header: bytes) -> bool:
+def _is_ours(member: Member, header: records.Header) -> bool:
     """Whether a member was written here, by its own header."""
-    extra = header[records.LOCAL.size + len(member.raw_name) :]
+    extra = header.data[records.LOCAL.size + len(member.raw_name) :]
     return any(key == records.PADDING for key, _ in records.extra_fields(extra))

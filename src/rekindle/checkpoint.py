@@ -117,7 +117,7 @@ class Checkpoint(Shown):
         reader = Reader(self.path, self.manifest, verify=verify)
         chosen = [components] if isinstance(components, str) else components
         names = list(self.components if chosen is None else chosen)
-        plain = Plain(reader, _converter(to, device), 1 if to == "numpy" else arrays.ALIGNMENT)
+        plain = Plain(reader, converter(to, device), 1 if to == "numpy" else arrays.ALIGNMENT)
         with malformed(self.path):
             return {name: plain.component(name) for name in names}
 
@@ -180,8 +180,12 @@ class Checkpoint(Shown):
         strict: bool = True,
         classes: Iterable[type] = (),
         keep: Iterable[str] = (),
+        omit: Callable[[Any], bool] | None = None,
     ) -> RestoreReport:
-        """Put components into live objects; see `rekindle.restore`."""
+        """Put components into live objects; see `rekindle.restore`.
+
+        `omit` says of a live object that it stays as it is, wherever it stands.
+        """
         reader = Reader(self.path, self.manifest, verify=True)
         missing = tuple(name for name in components if name not in self)
         if missing and strict:
@@ -193,7 +197,7 @@ class Checkpoint(Shown):
                 key=missing[0],
             )
         asked = {name: components[name] for name in self.components if name in components}
-        match = Match(reader, asked, classes, keep)
+        match = Match(reader, asked, classes, keep, omit=omit)
         with malformed(self.path):
             match.run()
         if match.differences and strict:
@@ -277,7 +281,13 @@ def _number(value: Any) -> str:
     return f"{value:,}" if type(value) is int else str(value)
 
 
-def _converter(to: str, device: str | None) -> Callable[[Any, dict[str, Any]], Any] | None:
+def converter(to: str, device: str | None) -> Callable[[Any, dict[str, Any]], Any] | None:
+    """What turns `(numpy array, array node)` into an array of a library; None for numpy's own.
+
+    Raises:
+        UnsupportedError: There is no such library, or numpy's arrays are asked for on a device.
+        MissingDependencyError: The library is not installed.
+    """
     if to == "numpy":
         if device is not None:
             raise UnsupportedError(
@@ -386,63 +396,6 @@ def step_directories(run: Path) -> list[Path]:
         return []
     found = [path for path in run.glob("step_*") if path.name[5:].isdigit() and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name[5:]))
-
-
-def load(
-    path: PathLike,
-    components: Sequence[str] | None = None,
-    to: str = "numpy",
-    *,
-    device: str | None = None,
-    verify: bool = True,
-) -> dict[str, Any]:
-    """Read components as plain data, building nothing but containers and arrays.
-
-    Arrays are memory-mapped, copy-on-write: changing one does not change the file. Objects come
-    back as `Record`s that name their class; modules and optimizers as their state dicts.
-
-    Args:
-        path: A checkpoint, or a run (its newest checkpoint).
-        components: Which to read; all of them when left out. Others are not opened.
-        to: `"numpy"`, or `"torch"` or `"jax"` for arrays of that library (text and dates, which
-            these lack, stay numpy's).
-        device: Where they go, such as `"cuda:0"`.
-        verify: Whether to compare every byte read with its digest first.
-
-    Raises:
-        DamagedError: A file that is needed is damaged.
-    """
-    return open_checkpoint(path).load(components, to, device=device, verify=verify)
-
-
-def restore(
-    path: PathLike,
-    *,
-    strict: bool = True,
-    classes: Iterable[type] = (),
-    keep: Iterable[str] = (),
-    **components: Any,
-) -> RestoreReport:
-    """Put a checkpoint's state into live objects that the caller has just built, in place.
-
-    What cannot be changed (tuples, arrays of JAX, Equinox modules) is replaced in the object that
-    holds it. Such a value as a component of its own is refused: `Checkpoint.into` returns it.
-
-    Args:
-        path: A checkpoint, or a run (its newest checkpoint).
-        strict: Whether anything that is missing or does not fit is an error. Nothing is changed
-            then. With `strict=False` the report says what was left as it was.
-        classes: Classes of the program that the state may hold where the live objects hold none.
-        keep: Patterns of attributes to leave as they are, such as `"agent/learning_rate"`.
-        **components: The live objects, by the names they were saved under.
-
-    Raises:
-        MismatchError: The live objects do not fit; the error lists every difference.
-        NotFoundError: The checkpoint lacks a component that was asked for.
-        DamagedError: A file that is needed is damaged.
-    """
-    checkpoint = open_checkpoint(path)
-    return checkpoint.restore(components, strict=strict, classes=classes, keep=keep)
 
 
 def verify(path: PathLike) -> VerifyReport:

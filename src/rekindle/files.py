@@ -528,6 +528,22 @@ def new_file(destination: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def new_path(destination: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Let something else make a file or a directory, which takes its name when the block ends well.
+
+    The block makes it at the path that it is given, complete and flushed: in a directory with a
+    `.tmp-` name, whose other content goes.
+
+    Raises:
+        AlreadyExistsError: `destination` exists and `overwrite` is false.
+        UnsupportedError: `overwrite` is true and the file system cannot exchange the two.
+    """
+    with _workplace(destination, overwrite=overwrite) as (temporary, publish):
+        yield temporary / destination.name
+        publish(temporary / destination.name)
+
+
+@contextlib.contextmanager
 def _workplace(
     destination: Path, *, overwrite: bool
 ) -> Iterator[tuple[Path, Callable[[Path], None]]]:
@@ -660,6 +676,14 @@ def _rename_with_flags(source: Path, destination: Path, *, exchange: bool) -> bo
     raise OSError(code, os.strerror(code), str(destination))
 
 
+def swap(one: Path, other: Path) -> bool:
+    """Exchange two names of one directory in one step; false where the file system cannot."""
+    if not _rename_with_flags(one, other, exchange=True):
+        return False
+    flush(one.parent)
+    return True
+
+
 def _renameat2() -> Any:
     import ctypes
 
@@ -686,6 +710,15 @@ def _lock_directory(path: Path) -> int | None:
         os.close(fd)
         return None
     return fd
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a directory with all that is in it, of which no reader sees half."""
+    if path.is_dir():
+        remove_directory(path)
+    else:
+        path.unlink()
+        flush(path.parent)
 
 
 def remove_directory(path: Path) -> None:

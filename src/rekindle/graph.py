@@ -12,6 +12,7 @@ import ctypes
 import enum
 import fnmatch
 import functools
+import re
 import threading
 import types
 import weakref
@@ -27,7 +28,8 @@ from rekindle.collecting import uncollected
 from rekindle.errors import UnsupportedError
 from rekindle.registry import label
 from rekindle.rings import Ring
-from rekindle.state import escape
+from rekindle.state import Record, Reference, escape
+from rekindle.tensors import Tensors, described
 
 _DEEPEST = 48
 """Nodes nested deeper than this are hoisted, so that no reader needs a deep stack."""
@@ -139,11 +141,23 @@ class Walk:
 
     Args:
         exclude: Patterns of paths to leave out, such as `policy.writer` or `agent/*.viewer`.
+        tensors: Which arrays were tensors, where what is captured was read from a foreign file.
+        omit: Says of an object that it is left out wherever it stands; gradients are left out too.
     """
 
-    def __init__(self, exclude: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        exclude: Iterable[str] = (),
+        tensors: Tensors | None = None,
+        omit: Callable[[Any], bool] | None = None,
+    ) -> None:
         self.component = ""
-        self._exclude = tuple(exclude)
+        self.tensors = tensors
+        """Which arrays were tensors, where what is captured was read from a foreign file."""
+        self._omit = omit
+        self._patterns = tuple(exclude)
+        self._exclude: tuple[str, ...] = ()
+        """Those of the patterns that may leave out something of the current component."""
         self._grafted: list[Any] = []
         self._roots: dict[int, str] = {}
         self._seen: dict[int, _Seen | _Held] = {}
@@ -210,9 +224,8 @@ class Walk:
         Raises:
             UnsupportedError: Some values cannot be data.
         """
-        self.component = component
-        self._exclude = tuple(exclude)
-        self._names[component] = {}
+        self._patterns = tuple(exclude)
+        self._enter(component)
         root: dict[str, Any] = {}
         document: dict[str, Any] = {"root": root}
         with uncollected():
@@ -247,9 +260,14 @@ class Walk:
         """Patterns of what is left out here."""
         return self._exclude
 
-    def _document(self, component: str, value: Any) -> dict[str, Any]:
+    def _enter(self, component: str) -> None:
+        """Go on in a component that nothing was captured of."""
         self.component = component
         self._names[component] = {}
+        self._exclude = tuple(p for p in self._patterns if _may_match(p, component))
+
+    def _document(self, component: str, value: Any) -> dict[str, Any]:
+        self._enter(component)
         owner = self._roots.get(id(value), component)
         document: dict[str, Any] = {}
         if owner != component:
@@ -286,6 +304,9 @@ class Walk:
         encoder = _ENCODERS.get(cls)
         if encoder is not None and encoder in _ATOMIC:
             return encoder(self, value, path)
+        if self._omit is not None and self._omit(value):
+            self._excluded.append(self.full(path))
+            return {"$excluded": label(cls)}
         key = id(value)
         owner = self._roots.get(key)
         if owner is not None:
@@ -293,7 +314,7 @@ class Walk:
         seen = self._seen.get(key)
         if seen is not None:
             return {"$ref": self._token(seen)}
-        plan = _PLANS.get(key)
+        plan = _PLANS.get(key) if self._omit is None else None
         if plan is not None and plan.owner() is value and plan.fits(value):
             return self._planned(plan, value, path)
         if self._depth >= _DEEPEST:
@@ -341,14 +362,19 @@ class Walk:
         return {"$ref": f"{self.component}#{number}"}
 
     def _is_excluded(self, path: str) -> bool:
-        full = self.full(path)
+        full = f"{self.component}/{path}"
+        dotted = f"{self.component}.{path}"
         for pattern in self._exclude:
-            if fnmatch.fnmatchcase(full, pattern) or fnmatch.fnmatchcase(
-                full.replace("/", ".", 1), pattern
+            if full == pattern or dotted == pattern:
+                break
+            if _WILDCARD.search(pattern) and (
+                fnmatch.fnmatchcase(full, pattern) or fnmatch.fnmatchcase(dotted, pattern)
             ):
-                self._excluded.append(full)
-                return True
-        return False
+                break
+        else:
+            return False
+        self._excluded.append(full)
+        return True
 
     def full(self, path: str) -> str:
         """A path with its component's name before it, as messages show it."""
@@ -358,15 +384,19 @@ class Walk:
         """Note that something cannot be data; the walk goes on to find the others."""
         self._refusals.append((self.full(path), reason))
 
-    def children(self, items: Mapping[str, Any] | Iterable[tuple[str, Any]], path: str) -> Any:
-        """Nodes of named values, as a plain dictionary node."""
-        pairs: Any = items.items() if isinstance(items, Mapping) else items
-        node: dict[str, Any] = {}
+    def children(
+        self,
+        items: Mapping[str, Any] | Iterable[tuple[str, Any]],
+        path: str,
+        node: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Nodes of named values, in a plain dictionary node, or in one that is there."""
+        pairs: Any = items.items() if isinstance(items, (dict, Mapping)) else items
+        node = {} if node is None else node
         may_skip = bool(self._exclude)
         for key, value in pairs:
             name = escape(key) if key[:1] == "$" else key
-            cls = type(value)
-            if (cls is bool or value is None or (cls is str and value.isascii())) and not may_skip:
+            if not may_skip and _is_json(value):
                 node[name] = value
             else:
                 self._put(node, name, value, f"{path}.{key}" if path else key)
@@ -396,9 +426,13 @@ class Walk:
     def elements(self, items: Iterable[Any], path: str) -> list[Any]:
         """Nodes of values in a row."""
         nodes: list[Any] = []
+        may_skip = bool(self._exclude)
         for index, value in enumerate(items):
-            nodes.append(None)
-            self._put(nodes, index, value, join(path, str(index)))
+            if not may_skip and _is_json(value):
+                nodes.append(value)
+            else:
+                nodes.append(None)
+                self._put(nodes, index, value, join(path, str(index)))
         return nodes
 
     def _settle_lists(self) -> None:
@@ -484,7 +518,12 @@ class Walk:
 
     def has_gradient(self, parameter: Any) -> bool:
         """Whether the gradient of a parameter is state."""
-        return id(parameter) not in self._ungraded
+        return self.keeps_gradients and id(parameter) not in self._ungraded
+
+    @property
+    def keeps_gradients(self) -> bool:
+        """Whether any gradient is state."""
+        return self._omit is None
 
     def _unique(self, name: str) -> str:
         taken = self._names[self.component]
@@ -574,6 +613,16 @@ class Walk:
         node.clear()
         node.update(view)
         node.update(rest)
+
+
+def _may_match(pattern: str, component: str) -> bool:
+    """Whether a pattern of paths may match one in a component."""
+    literal = _WILDCARD.split(pattern, maxsplit=1)[0].replace("/", ".", 1)
+    full = f"{component}."
+    return literal.startswith(full) or full.startswith(literal)
+
+
+_WILDCARD = re.compile(r"[*?\[]")
 
 
 def _renumber(document: dict[str, Any], component: str, offset: int) -> int:
@@ -696,13 +745,25 @@ def _encode_dict(walk: Walk, value: dict[Any, Any], path: str) -> Any:
     if all(type(key) is str and (key.isascii() or _is_text(key)) for key in value):
         node: dict[str, Any] = {}
         walk.remember(value, node)
-        for key, item in value.items():
-            walk._put(node, escape(key), item, join(path, key))
+        walk.children(value, path, node)
         children = [child for key, child in node.items() if key != "$id"]
         return _of_the_process(node, children, dict) if path else node
     node = walk.remember(value, {"$dict": []})
     node["$dict"] = _pairs(walk, value, path)
     return node
+
+
+def _is_json(value: Any) -> bool:
+    """Whether a value is its own node, told at once; others may be too."""
+    cls = type(value)
+    if cls is int:
+        return -_SMALL_INTEGER < value < _SMALL_INTEGER
+    if cls is str:
+        return value.isascii()
+    return cls is bool or value is None or (cls is float and value - value == 0.0)
+
+
+_SMALL_INTEGER = 1 << 53
 
 
 def _is_text(key: str) -> bool:
@@ -796,7 +857,30 @@ def _encode_mapping(walk: Walk, value: Any, path: str) -> Any:
     if isinstance(value, collections.defaultdict):
         node["factory"] = walk.node(value.default_factory, join(path, "default_factory"))
     node["$dict"] = _pairs(walk, value, path)
+    if walk.tensors is not None and getattr(value, "__dict__", None):
+        # Of torch's state dicts: `_metadata`, which a file told of and writing it again needs.
+        node["attributes"] = walk.children(vars(value), join(path, "<attributes>"))
     return node
+
+
+def _encode_record(walk: Walk, value: Record, path: str) -> Any:
+    """What a file told of an object, as that object; `told` has what are not its attributes."""
+    fields = dict(value)
+    told = value._told()
+    if not all(_is_text(key) for key in fields):
+        told["fields"], fields = fields, {}
+    if not _is_text(value.label):
+        walk.refuse(path, "a record whose name is no text")
+        return None
+    node = walk.remember(value, {"$object": value.label, "attributes": {}})
+    node["attributes"] = walk.children(fields, path)
+    if told:
+        node["told"] = walk.children(told, join(path, "<told>"))
+    return node
+
+
+def _encode_reference(walk: Walk, value: Reference, path: str) -> Any:
+    return {"$function": values.encode_str(str(value))}
 
 
 def _encode_bytearray(walk: Walk, value: bytearray, path: str) -> Any:
@@ -812,7 +896,10 @@ def _encode_ndarray(walk: Walk, value: np.ndarray[Any, Any], path: str) -> Any:
         node = walk.remember(value, {"$objects": [], "shape": list(value.shape)})
         node["$objects"] = walk.elements(value.reshape(-1).tolist(), path)
         return node
-    return walk.array(value, value, path, address=value.ctypes.data)
+    if walk.tensors is None:
+        return walk.array(value, value, path, address=value.ctypes.data)
+    data, code, told = described(value, walk.tensors.of(value))
+    return walk.array(value, data, path, code=code, address=value.ctypes.data, **told)
 
 
 def _encode_type(walk: Walk, value: type, path: str) -> Any:
@@ -906,6 +993,7 @@ _BUILT_IN: dict[Any, Encoder] = {
     functools.partial: _encode_partial,
     types.ModuleType: _encode_module,
     np.memmap: _encode_ndarray,
+    Reference: _encode_reference,
 }
 _ENCODERS.update(_BUILT_IN)
 
@@ -922,6 +1010,8 @@ def _find_encoder(cls: type) -> Encoder:
     adapter = registry.adapter_for(cls)
     if adapter is not None:
         return _adapted(adapter)
+    if issubclass(cls, Record):
+        return _encode_record
     if issubclass(cls, tuple) and hasattr(cls, "_fields"):
         return _encode_namedtuple
     if cls.__module__ == "typing":

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from rekindle import files
+from rekindle import files, migrations
 from rekindle.archive import Archive, is_archive
 from rekindle.codecs import values
 from rekindle.errors import (
@@ -236,8 +236,8 @@ def _read_archived(path: Path) -> bytes:
         what = "a file of no known format" if place is None else "a zip archive of no known format"
         if "_stable_baselines3_version" in names:
             what = (
-                "a model that Stable-Baselines3 saved: load it with its own class, and save that "
-                "with rekindle.sb3.save"
+                "a model that Stable-Baselines3 saved: its own class loads it, rekindle.open and "
+                "rekindle.restore read it"
             )
         raise FormatError(f"{path}: expected {_EXPECTED}, found {what}.", path=path)
     return place.extent(NAME).read()
@@ -259,7 +259,7 @@ def decode(text: bytes, path: Path) -> Manifest:
             path=path,
         )
     version = content.get("version")
-    if not isinstance(version, int) or version > VERSION or version < 1:
+    if not isinstance(version, int) or not migrations.oldest(VERSION) <= version <= VERSION:
         raise VersionError(
             f"{path}: expected format version {VERSION} or older, found {version}. "
             "A newer Rekindle wrote it: upgrade with `pip install -U rekindle`.",
@@ -276,6 +276,7 @@ def decode(text: bytes, path: Path) -> Manifest:
             path=path,
         )
     _check_digest(text, path)
+    content = migrations.manifest(content, version, VERSION)
     known = {name: content[name] for name in Manifest.__struct_fields__ if name in content}
     known.pop("extra", None)
     extra = {k: v for k, v in content.items() if k not in known and k != "digest"}

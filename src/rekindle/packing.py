@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from rekindle import archive, extents, files, manifest, places
 from rekindle.checkpoint import Checkpoint, check_destination, open_checkpoint
 from rekindle.errors import DamagedError, Difference, FormatError, UnsupportedError, listing
 from rekindle.files import FileRecord, PathLike
+from rekindle.manifest import FileEntry
 from rekindle.places import NewPlace, Place
+from rekindle.reader import Reader
 
 
 def pack(path: PathLike, destination: PathLike, *, overwrite: bool = False) -> Checkpoint:
@@ -37,7 +41,7 @@ def pack(path: PathLike, destination: PathLike, *, overwrite: bool = False) -> C
             f"{target.suffix or 'no ending'}. Name it {target.name}{places.SUFFIX}.",
             key=str(target),
         )
-    return _copy(open_checkpoint(path).path, target, overwrite=overwrite)
+    return copy(open_checkpoint(path).path, target, overwrite=overwrite)
 
 
 def unpack(path: PathLike, destination: PathLike, *, overwrite: bool = False) -> Checkpoint:
@@ -70,11 +74,21 @@ def unpack(path: PathLike, destination: PathLike, *, overwrite: bool = False) ->
             f"{source}: expected an archive to unpack, found a directory. Copy it as it is.",
             path=source,
         )
-    return _copy(source, target, overwrite=overwrite)
+    return copy(source, target, overwrite=overwrite)
 
 
-def _copy(path: Path, destination: Path, *, overwrite: bool) -> Checkpoint:
-    """Copy a checkpoint file by file, the manifest last."""
+def copy(path: Path, destination: Path, *, overwrite: bool = False) -> Checkpoint:
+    """Copy a checkpoint file by file, the manifest last.
+
+    Args:
+        path: A directory or an archive.
+        destination: An archive where its name ends in `.zip`, else a directory.
+        overwrite: Replace an existing checkpoint, in one step.
+
+    Raises:
+        DamagedError: The checkpoint is not as it was written; nothing is made of it then.
+        AlreadyExistsError: Something is at `destination` and `overwrite` is false.
+    """
     check_destination(destination, overwrite=overwrite)
     source = places.at(path)
     text = source.extent(manifest.NAME).read()
@@ -89,6 +103,39 @@ def _copy(path: Path, destination: Path, *, overwrite: bool) -> Checkpoint:
             _copy_file(source, name, entry, place)
         place.write(manifest.NAME, text)
     return Checkpoint(destination, record)
+
+
+def renew(path: Path, destination: Path, *, overwrite: bool = False) -> Checkpoint:
+    """Copy a checkpoint of any version that can be read as one of the present version.
+
+    Arrays are copied as they are; the manifest and the documents are written anew where the version
+    is older.
+
+    Raises:
+        DamagedError: The checkpoint is not as it was written; nothing is made of it then.
+        AlreadyExistsError: Something is at `destination` and `overwrite` is false.
+    """
+    record = manifest.read(path)
+    if record.version == manifest.VERSION:
+        return copy(path, destination, overwrite=overwrite)
+    check_destination(destination, overwrite=overwrite)
+    source, reader = places.at(path), Reader(path, record, verify=True)
+    expected = record.records()
+    _check_names(source, expected)
+    documents = {part.document: component for component, part in record.components.items()}
+    entries = dict(record.files)
+    files.make_parents(destination.parent)
+    files.sweep(destination.parent, destination.name)
+    with places.new(destination, size_bytes=record.num_bytes, overwrite=overwrite) as place:
+        for name, entry in expected.items():
+            if name not in documents:
+                _copy_file(source, name, entry, place)
+                continue
+            written = place.write(name, msgspec.json.encode(reader.content(documents[name])))
+            entries[name] = FileEntry(bytes=written.bytes, blake3=written.blake3)
+        renewed = msgspec.structs.replace(record, version=manifest.VERSION, files=entries)
+        place.write(manifest.NAME, manifest.encode(renewed))
+    return Checkpoint(destination, renewed)
 
 
 def _copy_file(source: Place, name: str, expected: FileRecord, place: NewPlace) -> None:

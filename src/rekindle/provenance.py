@@ -14,7 +14,7 @@ from rekindle.errors import Difference
 VERSION = "0.1.0"
 """Of this library."""
 
-_LIBRARIES = (
+LIBRARIES = (
     "numpy", "torch", "gymnasium", "stable_baselines3", "sb3_contrib", "mujoco", "ale_py",
     "jax", "jaxlib", "equinox", "optax", "safetensors",
 )  # fmt: skip
@@ -31,7 +31,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()}-{platform.machine()}",
     }
-    for name in _LIBRARIES:
+    for name in LIBRARIES:
         version = getattr(sys.modules.get(name), "__version__", None)
         if version is not None:
             found[name] = str(version)
@@ -54,7 +54,7 @@ def environment() -> dict[str, Any]:
 
 
 _EXACT = (
-    *_LIBRARIES, "platform", "threads", "cpu_capability", "deterministic_algorithms", "cuda",
+    *LIBRARIES, "platform", "threads", "cpu_capability", "deterministic_algorithms", "cuda",
     "cuda_device",
 )  # fmt: skip
 """What can change the last bit of a result when it is another than it was."""

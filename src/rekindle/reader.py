@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from rekindle import files, places
+from rekindle import files, migrations, places
 from rekindle.codecs import arrays
 from rekindle.errors import DamagedError, Difference, FormatError, NotFoundError, RekindleError
 from rekindle.extents import Extent
-from rekindle.manifest import ComponentRecord, FileEntry, Manifest
+from rekindle.manifest import VERSION, ComponentRecord, FileEntry, Manifest
 from rekindle.rowgroups import Segmented
 from rekindle.state import Document
 
@@ -74,9 +74,11 @@ class Reader:
         path, text = extent.path, extent.read()
         self._check(name, entry, files.FileRecord(len(text), files.digest(text)))
         try:
-            return msgspec.json.decode(text)
+            content = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise FormatError(f"{path}: expected JSON ({error}).", path=path) from error
+        with malformed(self._root):
+            return migrations.document(component, content, self._manifest.version, VERSION)
 
     def document(self, component: str) -> Document:
         """The document of one component."""

@@ -21,6 +21,7 @@ ADAPTERS: dict[str, str] = {
     "torch._C.Generator": "rekindle.adapters.torch_values:GENERATOR",
     "torch.distributions.distribution.Distribution": "rekindle.adapters.torch_values:DISTRIBUTION",
     "torch.nn.modules.module.Module": "rekindle.adapters.torch_module:MODULE",
+    "torch.jit._script.ScriptModule": "rekindle.adapters.torch_script:SCRIPT",
     "torch.optim.optimizer.Optimizer": "rekindle.adapters.torch_optim:OPTIMIZER",
     "torch.amp.grad_scaler.GradScaler": "rekindle.adapters.torch_optim:SCALER",
     "torch.utils.data.dataloader.DataLoader": "rekindle.adapters.torch_data:LOADER",
@@ -118,9 +119,11 @@ ADAPTERS: dict[str, str] = {
     "stable_baselines3.common.vec_env.base_vec_env.VecEnv": "rekindle.adapters.sb3:VEC_ENV",
     "stable_baselines3.common.monitor.Monitor": "rekindle.adapters.sb3:MONITOR",
     "rekindle.sb3.Checkpoint": "rekindle.adapters.sb3:OWN_CALLBACK",
+    "rekindle.sb3_training.Teller": "rekindle.adapters.sb3:OWN_CALLBACK",
     "stable_baselines3.common.callbacks.ProgressBarCallback": "rekindle.adapters.external:EXTERNAL",
     "stable_baselines3.common.callbacks.BaseCallback": "rekindle.adapters.sb3:CALLBACK",
     "stable_baselines3.common.monitor.ResultsWriter": "rekindle.adapters.external:EXTERNAL",
+    "velora.buffer.base.BufferBase": "rekindle.adapters.velora:BUFFER",
     "logging.Logger": "rekindle.adapters.external:EXTERNAL",
     "logging.LoggerAdapter": "rekindle.adapters.external:EXTERNAL",
     "_thread.lock": "rekindle.adapters.external:LOCK",
@@ -136,6 +139,7 @@ ADAPTERS: dict[str, str] = {
 FORMATS: dict[str, str] = {
     # Written as: name of the format -> module:attribute of it.
     "sb3.model": "rekindle.formats.sb3_model:FORMAT",
+    "sb3.folder": "rekindle.formats.sb3_folder:FORMAT",
     "sb3.policy": "rekindle.formats.sb3_parts:POLICY",
     "sb3.replay_buffer": "rekindle.formats.sb3_parts:REPLAY_BUFFER",
     "sb3.normalizer": "rekindle.formats.sb3_parts:NORMALIZER",
@@ -147,6 +151,8 @@ FORMATS: dict[str, str] = {
     "velora": "rekindle.formats.velora:FORMAT",
     "cogym": "rekindle.formats.cogym:FORMAT",
     "torch": "rekindle.formats.torch_checkpoint:FORMAT",
+    "safetensors": "rekindle.formats.safetensors_file:FORMAT",
+    "numpy": "rekindle.formats.numpy_file:FORMAT",
 }
 """Formats of other libraries, read by `rekindle.formats.recognition`."""
 

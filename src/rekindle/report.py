@@ -67,8 +67,8 @@ class RestoreReport(Shown):
 
     path: str
     """The checkpoint."""
-    step: int
-    """Environment steps at which it was written."""
+    step: int | None
+    """Environment steps at which it was written; None where another library's file says nothing."""
     restored: tuple[Restored, ...]
     """What was put back."""
     not_asked: tuple[str, ...] = ()
@@ -110,7 +110,8 @@ class RestoreReport(Shown):
         }
 
     def _text(self) -> str:
-        lines = [f"Restored {self.path} at step {self.step:,}"]
+        when = "" if self.step is None else f" at step {self.step:,}"
+        lines = [f"Restored {self.path}{when}"]
         rows = [
             (
                 item.component,
@@ -148,11 +149,15 @@ class VerifyReport(Shown):
     num_bytes: int
     differences: tuple[Difference, ...] = field(default=())
     """Each damaged, missing or extra file: what the manifest says and what is there."""
+    unchecked: tuple[tuple[str, str], ...] = ()
+    """Files of another library whose bytes nothing tells about, with the reason."""
+    is_foreign: bool = False
+    """Whether another library wrote it, so that it has checksums of its own or none."""
 
     @property
     def ok(self) -> bool:
-        """True when nothing differs."""
-        return not self.differences
+        """True when every byte was compared and none differs."""
+        return not self.differences and not self.unchecked
 
     def __bool__(self) -> bool:
         return self.ok
@@ -166,6 +171,7 @@ class VerifyReport(Shown):
             "files": self.num_files,
             "bytes": self.num_bytes,
             "differences": [vars(difference) for difference in self.differences],
+            "unchecked": [list(item) for item in self.unchecked],
         }
 
     def _text(self) -> str:
@@ -173,7 +179,14 @@ class VerifyReport(Shown):
         if self.num_checkpoints != 1:
             size = f"{plural(self.num_checkpoints, 'checkpoint')}, {size}"
         if self.ok:
-            return f"{self.path}: intact ({size}, every digest as written)"
+            kind = "checksum" if self.is_foreign else "digest"
+            return f"{self.path}: intact ({size}, every {kind} as written)"
+        if not self.differences:
+            lines = "\n".join(f"  {name}: {reason}" for name, reason in self.unchecked)
+            return (
+                f"{self.path}: read without finding damage, but not all of it can be checked "
+                f"({size})\n{lines}"
+            )
         return (
             f"{self.path}: damaged, {plural(len(self.differences), 'file')} of {size}\n"
             f"{listing(self.differences)}"

@@ -31,10 +31,11 @@ LEAST_BYTES = 1 << 20
 COMPARED_BYTES = 8 << 20
 """Groups whose rows take no more than this are compared block by block."""
 STAGED_BYTES = 4 << 20
-"""Rows are copied for a save in the background up to this size; others are read where they are."""
+"""Of the rows that a save in the background writes, those are copied that training will overwrite
+next, up to this size; others are read where they are."""
 _BLOCK_BYTES = 1 << 20
 _MOST_BLOCKS = 64
-_SAMPLE_ROWS = 256
+_SAMPLE_ROWS = 128
 _SAMPLE_BYTES = 1 << 20
 _THREADS = 4
 
@@ -114,14 +115,31 @@ class Group:
         self._staged: list[tuple[Span, dict[str, Array]]] = []
         self._is_live = False
         self._witnesses: tuple[Array, dict[str, Array]] | None = None
-        if self._known is not None and not self.is_compared and not self._is_unchanged(self._known):
-            self._known = None
-        if ring.num_added is None and not self.is_compared:
-            # Nothing counts the rows, so a whole round looks like none; some rows themselves tell.
-            self._witnesses = self._sample()
+        if not self.is_compared:
+            self._take_witnesses()
         self._layout = self._lay_out()
         self.after: Known | None = None
         """What the written checkpoint holds; set by `write`."""
+
+    def _take_witnesses(self) -> None:
+        """Hold sampled rows against what they were, and keep those by which the writer goes on."""
+        now: dict[str, Array] | None = None
+        if self._known is not None:
+            numbers = self._known.sampled
+            now = self._rows(numbers)
+            if not _is_equal(now, self._known.samples, _none_of(numbers, self._dirty())):
+                self._known = None
+        if self.ring.num_added is not None:
+            return
+        # Nothing counts the rows, so a whole round looks like none; some rows themselves tell.
+        if self._known is not None and now is not None and self._is_spread(self._known):
+            self._witnesses = self._known.sampled, now
+        else:
+            self._witnesses = self._sample()
+
+    def _is_spread(self, known: Known) -> bool:
+        """Whether rows that were sampled for an earlier checkpoint would be so for this one."""
+        return len(known.sampled) > 0 and known.ring.num_filled == self.ring.num_filled
 
     def _is_same(self, known: Known) -> bool:
         """Whether the arrays are those of which something is known."""
@@ -180,8 +198,7 @@ class Group:
         if self.is_compared:
             return [(0, filled)] if filled else []
         new = self._layout.new
-        total = self.row_bytes * sum(high - low for low, high in new)
-        if is_whole or total <= STAGED_BYTES:
+        if is_whole:
             # With room for the rows next to them, which training amends.
             return _union([*new, *self._edge()])
         count = max(1, STAGED_BYTES // max(self.row_bytes, 1))
@@ -261,7 +278,10 @@ class Group:
         """Whether rows changed since the capture that the position does not account for."""
         if self._witnesses is None or not self._is_live:
             return False
-        return not self._holds(*self._witnesses, ())
+        numbers, samples = self._witnesses
+        # Read first: what training passes meanwhile is counted by then.
+        found = self._rows(numbers)
+        return not _is_equal(found, samples, _none_of(numbers, self._overwritten()))
 
     # ------------------------------------------------------------------ writing
 
@@ -379,22 +399,21 @@ class Group:
         count = max(1, min(_SAMPLE_ROWS, _SAMPLE_BYTES // max(self.row_bytes, 1)))
         last = max(self.ring.num_filled - 1, 0)
         numbers = np.unique(np.linspace(0, last, count).astype(np.int64))
-        samples = {name: stored.raw[numbers] for name, stored in self.columns.items()}
+        samples = self._rows(numbers)
         certain = _none_of(numbers, self._overwritten())
         return numbers[certain], {name: sample[certain] for name, sample in samples.items()}
 
-    def _is_unchanged(self, known: Known) -> bool:
-        """Whether sampled rows that should not have changed did not."""
-        return self._holds(known.sampled, known.samples, self._dirty())
+    def _rows(self, numbers: Array) -> dict[str, Array]:
+        """Some rows as they are now."""
+        return {name: stored.raw[numbers] for name, stored in self.columns.items()}
 
-    def _holds(self, numbers: Array, samples: dict[str, Array], but: Iterable[Span]) -> bool:
-        """Whether rows are what they were, but for some and those that training has passed."""
-        found = {name: stored.raw[numbers] for name, stored in self.columns.items()}
-        certain = _none_of(numbers, [*but, *self._overwritten()])
-        return all(
-            found[name][certain].tobytes() == sample[certain].tobytes()
-            for name, sample in samples.items()
-        )
+
+def _is_equal(found: dict[str, Array], samples: dict[str, Array], certain: Array) -> bool:
+    """Whether those of the sampled rows that matter are what they were."""
+    return all(
+        found[name][certain].tobytes() == sample[certain].tobytes()
+        for name, sample in samples.items()
+    )
 
 
 def _none_of(numbers: Array, spans: Iterable[Span]) -> Array:

@@ -1,17 +1,18 @@
-"""A mixin that gives a class `save`, `load` and `restore`, and remembers how it was constructed."""
+"""A mixin that gives a class `save` and `load`, and remembers how it was constructed."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from rekindle.checkpoint import Checkpoint, open_checkpoint, save
+from rekindle.bundle import KIND, is_for_learning, is_replay_buffer, write
+from rekindle.checkpoint import Checkpoint, open_checkpoint
 from rekindle.codecs import values
 from rekindle.errors import FormatError, MismatchError, NotFoundError
 from rekindle.files import PathLike
@@ -28,11 +29,19 @@ class Saveable:
         class Agent(rk.Saveable, torch.nn.Module):
             def __init__(self, num_inputs, hidden=64): ...
 
-        agent.save("agents/one")
+        agent.save("agents/one")                # to act: small
         agent = Agent.load("agents/one")        # constructed with the same arguments
+        agent.save_for_training("agents/two")   # everything
+        agent = Agent.load_for_training("agents/two")
 
     The arguments of the constructor are kept as data beside the state. An argument that is not data
     (an environment, a class, a function) is passed again to `load`, by its name.
+    """
+
+    replay_buffers: ClassVar[tuple[str, ...]] = ()
+    """Names of attributes that hold what was experienced, where Rekindle does not know their class.
+
+    It knows what holds a `rk.RingBuffer`, and the buffers of Stable-Baselines3 and TorchRL.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -44,6 +53,48 @@ class Saveable:
     def save(
         self,
         path: PathLike,
+        buffer: bool = False,
+        config: bool | Mapping[str, Any] = False,
+        *,
+        step: int | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+        exclude: Iterable[str] = (),
+    ) -> Checkpoint:
+        """Save what the object needs to act, and how it was constructed.
+
+        Left out, wherever they stand, are gradients, optimizers and what schedules them, and replay
+        buffers. Everything else that it holds is saved: what Rekindle does not know is not left
+        out. The checkpoint says that it does not suffice to train on.
+
+        Args:
+            path: The directory to make, or one file where the name ends in `.zip`.
+            buffer: Whether to keep what learning goes on with after all: replay buffers and
+                optimizers. It is then what `save_for_training` saves, without the gradients.
+            config: Whether to keep the configuration as a component of its own for people to read:
+                the object's `config`, or the arguments of its constructor. Or a configuration.
+            step: Environment steps so far.
+            metrics: Measurements to keep beside it.
+            overwrite: Replace an existing checkpoint, in one step.
+            exclude: Paths to leave out, such as `"agent.writer"`.
+        """
+        return self._write(
+            Path(path),
+            config,
+            has_buffer=buffer,
+            kind="checkpoint" if buffer else KIND,
+            omit=_nothing if buffer else self._omitted(is_for_learning),
+            step=step,
+            metrics=metrics,
+            overwrite=overwrite,
+            exclude=tuple(exclude),
+        )
+
+    def save_for_training(
+        self,
+        path: PathLike,
+        buffer: bool = True,
+        config: bool | Mapping[str, Any] = False,
         *,
         step: int | None = None,
         metrics: Mapping[str, Any] | None = None,
@@ -54,11 +105,117 @@ class Saveable:
 
         Args:
             path: The directory to make, or one file where the name ends in `.zip`.
+            buffer: Whether to keep replay buffers. Without them, and so without gradients,
+                training goes on with an empty one.
+            config: As in `save`.
             step: Environment steps so far.
             metrics: Measurements to keep beside it.
             overwrite: Replace an existing checkpoint, in one step.
             exclude: Paths to leave out, such as `"agent.writer"`.
         """
+        return self._write(
+            Path(path),
+            config,
+            has_buffer=buffer,
+            kind="checkpoint",
+            omit=None if buffer else self._omitted(is_replay_buffer),
+            step=step,
+            metrics=metrics,
+            overwrite=overwrite,
+            exclude=tuple(exclude),
+        )
+
+    @classmethod
+    def load(
+        cls, path: PathLike, buffer: bool = False, *, classes: Iterable[type] = (), **arguments: Any
+    ) -> Self:
+        """Construct the object as it was constructed, then put its state back.
+
+        Args:
+            path: A checkpoint that `save` or `save_for_training` made, or a run of such.
+            buffer: Whether to put replay buffers back too; they stay as constructed if not.
+            classes: Classes of the program that the state may hold where a new object holds none.
+            **arguments: Constructor arguments to use instead of the stored ones, and those that
+                could not be stored.
+
+        Raises:
+            MismatchError: It was saved by another class, arguments must be passed again (the error
+                names them), or the state does not fit the object they give.
+            NotFoundError: Replay buffers are asked for, and none was saved.
+        """
+        checkpoint = open_checkpoint(path)
+        self = cls._constructed(checkpoint, classes, arguments, buffer=buffer)
+        omit = None if buffer else self._omitted(is_replay_buffer)
+        checkpoint.restore({"agent": self}, classes=classes, omit=omit)
+        return self
+
+    @classmethod
+    def load_for_training(
+        cls, path: PathLike, *, classes: Iterable[type] = (), **arguments: Any
+    ) -> Self:
+        """Construct the object as it was constructed, then put back all that it held.
+
+        Args:
+            path: A checkpoint that `save_for_training` made, or a run of such.
+            classes: As in `load`.
+            **arguments: As in `load`.
+
+        Raises:
+            MismatchError: As in `load`.
+            NotFoundError: It was saved to act, without what training needs.
+        """
+        checkpoint = open_checkpoint(path)
+        if checkpoint.manifest.kind == KIND:
+            raise NotFoundError(
+                f"{checkpoint.path}: expected a checkpoint to train on, found one that was saved "
+                f"to act{_left_out(checkpoint)}. Load it with load(), or save with "
+                "save_for_training().",
+                path=checkpoint.path,
+            )
+        self = cls._constructed(checkpoint, classes, arguments)
+        checkpoint.restore({"agent": self}, classes=classes)
+        return self
+
+    def restore(
+        self, path: PathLike, *, strict: bool = True, classes: Iterable[type] = ()
+    ) -> RestoreReport:
+        """Put a saved state into this object, in place; see `rekindle.restore`."""
+        checkpoint = open_checkpoint(path)
+        return checkpoint.restore({"agent": self}, strict=strict, classes=classes)
+
+    @staticmethod
+    def metadata(path: PathLike) -> dict[str, Any]:
+        """What a save tells of itself, without reading any array.
+
+        Args:
+            path: A checkpoint that `save` or `save_for_training` made, or a run of such.
+
+        Returns:
+            `class`, `kind` (`policy`: to act; `checkpoint`: to train on), `step`, `created`,
+            `counters`, `metrics`, and `config`: what `config=` kept, else the arguments of the
+            constructor.
+        """
+        checkpoint = open_checkpoint(path)
+        stored = checkpoint["constructor"]
+        return {
+            "class": stored["class"],
+            "kind": checkpoint.manifest.kind,
+            "step": checkpoint.step,
+            "created": checkpoint.manifest.created,
+            "counters": checkpoint.counters,
+            "metrics": checkpoint.metrics,
+            "config": checkpoint["config"] if "config" in checkpoint else stored["arguments"],
+        }
+
+    def _write(
+        self,
+        path: Path,
+        config: bool | Mapping[str, Any],
+        *,
+        has_buffer: bool,
+        overwrite: bool,
+        **options: Any,
+    ) -> Checkpoint:
         given = _bound(type(self), *self.__dict__[CONSTRUCTOR])
         constructor = {
             "class": label(type(self)),
@@ -68,33 +225,33 @@ class Saveable:
                 for name, value in given.items()
                 if not _is_data(value)
             },
+            "buffer": has_buffer,
         }
-        return save(
-            path,
-            step=step,
-            metrics=metrics,
-            overwrite=overwrite,
-            exclude=tuple(exclude),
-            agent=self,
-            constructor=constructor,
-        )
+        components: dict[str, Any] = {"agent": self, "constructor": constructor}
+        if config is True:
+            components["config"] = getattr(self, "config", constructor["arguments"])
+        elif config is not False:
+            components["config"] = dict(config)
+        return write(path, components, overwrite=overwrite, **options)
 
     @classmethod
-    def load(cls, path: PathLike, *, classes: Iterable[type] = (), **arguments: Any) -> Self:
-        """Construct the object as it was constructed, then put its state back.
-
-        Args:
-            path: A checkpoint that `save` made, or a run of such.
-            classes: Classes of the program that the state may hold where a new object holds none.
-            **arguments: Constructor arguments to use instead of the stored ones, and those that
-                could not be stored.
-
-        Raises:
-            MismatchError: It was saved by another class, arguments must be passed again (the error
-                names them), or the state does not fit the object they give.
-        """
-        checkpoint = open_checkpoint(path)
+    def _constructed(
+        cls,
+        checkpoint: Checkpoint,
+        classes: Iterable[type],
+        arguments: Mapping[str, Any],
+        *,
+        buffer: bool = False,
+    ) -> Self:
+        """A new object, constructed as the one that was saved."""
         stored = _constructor(checkpoint, classes)
+        if buffer and not stored.get("buffer", True):
+            raise NotFoundError(
+                f"{checkpoint.path}: expected a checkpoint with replay buffers, found one that was "
+                f"saved without{_left_out(checkpoint)}. Save with buffer=True, or load without it.",
+                path=checkpoint.path,
+                key="replay_buffer",
+            )
         if stored["class"] != label(cls):
             raise MismatchError(
                 f"{checkpoint.path}: expected an object of class {label(cls)}, found "
@@ -111,16 +268,23 @@ class Saveable:
                 path=checkpoint.path,
                 key=next(iter(missing)),
             )
-        self = _constructed(cls, {**stored["arguments"], **arguments})
-        checkpoint.restore({"agent": self}, classes=classes)
-        return self
+        return _constructed(cls, {**stored["arguments"], **arguments})
 
-    def restore(
-        self, path: PathLike, *, strict: bool = True, classes: Iterable[type] = ()
-    ) -> RestoreReport:
-        """Put a saved state into this object, in place; see `rekindle.restore`."""
-        checkpoint = open_checkpoint(path)
-        return checkpoint.restore({"agent": self}, strict=strict, classes=classes)
+    def _omitted(self, is_known: Callable[[Any], bool]) -> Callable[[Any], bool]:
+        """What says of an object that it is left out: known by its class, or named by this one."""
+        named = [getattr(self, name, None) for name in self.replay_buffers]
+        own = {id(value) for value in named if values.encoder_for(type(value)) is None}
+        return lambda value: value is not self and (is_known(value) or id(value) in own)
+
+
+def _nothing(value: Any) -> bool:
+    """Leaves out no object: gradients alone are left out where anything may be."""
+    return False
+
+
+def _left_out(checkpoint: Checkpoint) -> str:
+    names = checkpoint.manifest.excluded
+    return f" (left out: {', '.join(names[:5])})" if names else ""
 
 
 def _kept(value: Any) -> Any:

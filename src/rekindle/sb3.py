@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import enum
 import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -174,10 +175,16 @@ class Checkpoint(BaseCallback):
             )
         return self._run
 
+    @property
+    def num_epochs(self) -> int:
+        """Rollouts so far, each with the updates after it; those before a resume count."""
+        return self._progress.epochs
+
     def _on_training_start(self) -> None:
         self._learn = _frame_of_learn(self.model)
         self._run = self._open_run()
         self._progress.iteration = 0
+        self._progress.epochs = 0
         self._progress.finished = False
         self._progress.locals = {}
         root = self.locals["callback"]
@@ -275,6 +282,9 @@ class Checkpoint(BaseCallback):
         self.run.trace(self.model.num_timesteps, is_inside=True)
         return True
 
+    def _on_rollout_end(self) -> None:
+        self._progress.epochs += 1
+
     def _on_training_end(self) -> None:
         self._note_progress()
         self._progress.locals = {}
@@ -321,6 +331,8 @@ def configuration(model: BaseAlgorithm) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """A hyper-parameter as JSON: classes and functions by name, objects by name and attributes."""
+    if isinstance(value, (enum.Enum, np.generic)):
+        return _plain(value.value if isinstance(value, enum.Enum) else value.item())
     if isinstance(value, (bool, int, float, str, type(None))):
         return value
     if isinstance(value, Mapping):

@@ -58,6 +58,10 @@ class Record(Mapping[str, Any]):
                 f"{self._label}: no field {name!r}. Fields: {', '.join(map(str, self._fields))}."
             ) from None
 
+    def _told(self) -> dict[str, Any]:
+        """What a file told of it beside its class and its fields."""
+        return {}
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._fields)
 
@@ -239,6 +243,8 @@ class Plain:
         convert: Callable[[np.ndarray[Any, Any], dict[str, Any]], Any] | None = None,
         alignment: int = 1,
     ) -> None:
+        self.readers: Mapping[str, Callable[[Plain, dict[str, Any], Document], Any]] = {}
+        """Readers of tags that take the place of those that stand here."""
         self._source = source
         self._alignment = alignment
         self._aligned: dict[str, arrays.Stored] = {}
@@ -307,7 +313,7 @@ class Plain:
             )
         if tag in values.DECODERS:
             return values.decode(node)
-        reader = _READERS.get(tag)
+        reader = self.readers.get(tag) or _READERS.get(tag)
         if reader is None:
             raise FormatError(
                 f"{document.component}: expected a tag of format version 1, found {tag}. "
@@ -394,14 +400,20 @@ class Plain:
         return self._built(node, document, data)
 
     def _dict(self, node: dict[str, Any], document: Document) -> Any:
+        return self.mapping(node, document, {})
+
+    def mapping(self, node: dict[str, Any], document: Document, shell: Any) -> Any:
+        """Fill a dictionary; a list of pairs comes back where keys cannot be told apart."""
         nodes = node["$dict"]
         is_dict = self._are_hashable([key for key, _ in nodes], document)
 
         def fill(out: Any) -> None:
             pairs = [(self._node(k, document), self._node(v, document)) for k, v in nodes]
             out.update(pairs) if is_dict else out.extend(pairs)
+            if is_dict and type(out) is not dict and "attributes" in node:
+                vars(out).update(self._items(node["attributes"], document))
 
-        return self._filled(node, document, {} if is_dict else [], fill)
+        return self._filled(node, document, shell if is_dict else [], fill)
 
     def _objects(self, node: dict[str, Any], document: Document) -> Any:
         shape = tuple(node["shape"])
@@ -424,6 +436,34 @@ class Plain:
             fields.update(self._items(node[part], document))
 
         return self._filled(node, document, Record(node[tag], fields), fill)
+
+    def record(
+        self,
+        node: dict[str, Any],
+        document: Document,
+        make: Callable[[str, dict[str, Any], Mapping[str, Any]], Record],
+    ) -> Any:
+        """A record with what a file told of the object beside its attributes.
+
+        Args:
+            node: An `$object` node.
+            document: Where it stands.
+            make: Makes it of its label, its fields, and what is told, both filled later.
+        """
+        nodes = node.get("told")
+        if nodes is None:
+            return self._record(node, document)
+        fields: dict[str, Any] = {}
+
+        def fill(record: Any) -> None:
+            fields.update(self._items(node["attributes"], document))
+            for key, value in nodes.items():
+                if key == "fields":
+                    record.adopt(self._node(value, document))
+                elif key not in ("kind", "is_object"):
+                    setattr(record, key, self._node(value, document))
+
+        return self._filled(node, document, make(node["$object"], fields, nodes), fill)
 
     def _enum(self, node: dict[str, Any], document: Document) -> Any:
         return Record(

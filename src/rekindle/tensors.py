@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,7 +85,89 @@ class Tensors:
         self._by_array[id(tensor.array)] = tensor
         return tensor.array
 
+    def adopt(self, other: Tensors) -> None:
+        """Remember those of another file as well."""
+        self._by_array |= other._by_array
+
     def of(self, array: Any) -> Tensor | None:
         """The tensor that an array stands for, or None."""
         found = self._by_array.get(id(array))
         return found if found is not None and found.array is array else None
+
+
+# --------------------------------------------------------------------------- in our own documents
+
+_PARAMETER = "torch.nn.parameter:Parameter"
+_CODES = {
+    "bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
+    "float8_e8m0fnu": "F8_E8M0",
+}  # fmt: skip
+"""Types that numpy lacks and safetensors names."""
+
+
+def described(
+    array: np.ndarray[Any, Any], tensor: Tensor | None
+) -> tuple[np.ndarray[Any, Any], str | None, dict[str, Any]]:
+    """What a document of ours holds of an array that a foreign file told of.
+
+    Args:
+        array: Of any type but objects; one that numpy lacks is as `numpy_type` has it.
+        tensor: What it was in torch, if it was a tensor.
+
+    Returns:
+        Memory of a type that numpy itself has, the type that safetensors gives its bits where that
+        is another, and the keys of its node.
+    """
+    told: dict[str, Any] = {}
+    if tensor is not None:
+        told["library"] = "torch"
+        if tensor.is_parameter:
+            told["class"] = _PARAMETER
+        if tensor.requires_grad:
+            told["requires_grad"] = True
+        if tensor.device != "cpu":
+            told["device"] = tensor.device
+    name = _special(array.dtype)
+    if name is None:
+        return array, None, told
+    if name in _CODES:
+        return array.view(dtypes.EXTENDED[name]), _CODES[name], told
+    bits = _BITS[name] if name in _BITS else dtypes.EXTENDED[name]
+    if tensor is not None:
+        return array.view(bits), None, told | {"torch_dtype": name}
+    return array.view(np.dtype([(name, bits)])), None, told
+
+
+def recalled(
+    array: np.ndarray[Any, Any], node: Mapping[str, Any]
+) -> tuple[np.ndarray[Any, Any], Tensor | None]:
+    """What `described` was given, from an array of a document and its node."""
+    kind = node.get("torch_dtype")
+    special = numpy_type(kind) if isinstance(kind, str) else None
+    if special is not None and special.itemsize == array.dtype.itemsize:
+        array = array.view(special)
+    elif array.dtype.names is not None and _special(array.dtype) in dtypes.EXTENDED:
+        array = array.view(dtypes.extended(array.dtype.names[0]))
+    if node.get("library") != "torch":
+        return array, None
+    name = _special(array.dtype) or _NAMES.get(array.dtype.newbyteorder("="))
+    if name is None:
+        return array, None
+    return array, Tensor(
+        array,
+        name,
+        device=node.get("device", "cpu"),
+        requires_grad=node.get("requires_grad") is True,
+        is_parameter=node.get("class") == _PARAMETER,
+    )
+
+
+_NAMES = {dtype: name for name, dtype in NATIVE.items()}
+
+
+def _special(dtype: np.dtype[Any]) -> str | None:
+    """The name of a type that numpy lacks, however its bits are held; None for numpy's own."""
+    names = dtype.names
+    name = names[0] if names is not None and len(names) == 1 else dtype.name
+    is_known = name in _BITS or name in dtypes.EXTENDED
+    return name if is_known and dtype.isbuiltin != 1 else None

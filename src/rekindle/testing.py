@@ -20,7 +20,7 @@ import numpy as np
 
 from rekindle import trail
 from rekindle.adapters.sb3 import WALL_CLOCK
-from rekindle.checkpoint import Checkpoint, open_checkpoint, restore, save
+from rekindle.checkpoint import Checkpoint, open_checkpoint, save
 from rekindle.errors import Difference, UnsupportedError, listing
 from rekindle.report import plural
 
@@ -127,7 +127,7 @@ class _Proof:
         """A loop as another process would make it, with what was saved put into it."""
         _scramble_generators()
         components, step = self._make()
-        restore(path, classes=self._classes, **components)
+        open_checkpoint(path).restore(components, classes=self._classes)
         return components, step
 
     def _save(self, name: str, components: Mapping[str, Any]) -> Checkpoint:

@@ -28,6 +28,7 @@ from rekindle.errors import UnsupportedError
 from rekindle.graph import Captured, Walk
 from rekindle.manifest import ComponentRecord, FileEntry, Manifest, RowsRecord
 from rekindle.rowgroups import LEAST_BYTES, Group, Known, OverwrittenError
+from rekindle.tensors import Tensors
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,14 @@ def draft(
     parent: Saved | None = None,
     elapsed_seconds: float | None = None,
     watch: Stopwatch | None = None,
+    tensors: Tensors | None = None,
+    omit: Callable[[Any], bool] | None = None,
+    described: Mapping[str, Any] | None = None,
 ) -> Draft:
     """Capture live objects; nothing is written yet, and arrays still share their memory.
+
+    `tensors` says which arrays were tensors, where components were read from a foreign file; `omit`
+    which objects are left out wherever they stand; `described` are spaces that no component has.
 
     Raises:
         UnsupportedError: Values that cannot be data; the message lists each with its path.
@@ -131,7 +138,7 @@ def draft(
         )
     watch = watch or Stopwatch()
     manifest.check_components(components)
-    captured = Walk(exclude).capture(components)
+    captured = Walk(exclude, tensors, omit).capture(components)
     counted = _counters(components)
     now = counted.pop("step", 0) if step is None else step
     counted = {key: value for key, value in counted.items() if key != "step"} | dict(counters or {})
@@ -143,7 +150,7 @@ def draft(
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         elapsed_seconds=elapsed_seconds,
         parent=None if parent is None else parent.path.name,
-        spaces=_spaces(components),
+        spaces=_spaces(components) | dict(described or {}),
         environment=provenance.environment(),
         excluded=captured.excluded,
         notes=captured.notes,
@@ -564,7 +571,7 @@ def _required(rows: Mapping[str, list[RowsRecord]]) -> list[str]:
 def _counters(components: Mapping[str, Any]) -> dict[str, Any]:
     progress = components.get("progress")
     found = {}
-    for name in ("step", "updates", "episodes"):
+    for name in ("step", "updates", "episodes", "epochs"):
         value = progress.get(name) if isinstance(progress, dict) else getattr(progress, name, None)
         if isinstance(value, int):
             found[name] = value

@@ -7,19 +7,15 @@ ever unpacked to disk, so a name is a name and no path. Layout: PKWARE's APPNOTE
 
 from __future__ import annotations
 
-import codecs
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from rekindle import files, spans
 from rekindle import zip_records as records
 from rekindle.errors import DamagedError, FormatError, NotFoundError, UnsafeError, UnsupportedError
 from rekindle.limits import MAPPED_BYTES, Budget
 from rekindle.spans import Span
-
-# Loaded now, so that opening a file imports nothing.
-codecs.lookup("cp437")
+from rekindle.zip_records import Member
 
 _STORED, _DEFLATED = 0, 8
 _LOCKED = 0x0001 | 0x0040 | 0x2000
@@ -28,20 +24,6 @@ _MOST_MEMBERS = 1_000_000
 _MEMBER_BYTES = 600
 _CHECKED_BYTES = 16 << 20
 """Members up to this size are held against their checksum when they are used."""
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One file in the archive, as the directory tells of it."""
-
-    name: str
-    raw_name: bytes
-    method: int
-    flags: int
-    crc: int
-    stored_size: int
-    size: int
-    offset: int
 
 
 def is_zip(span: Span) -> bool:
@@ -66,9 +48,12 @@ class Zip:
         self._span = span
         self._budget = budget
         self._members: dict[str, Member] = {}
-        begin, size, count = self._find_directory()
-        self._directory_begin = begin
-        self._read_directory(span.bytes(begin, begin + size), count)
+        end = self._end()
+        members = self._records.members(end)
+        laid_out = self._records.laid_out(members, end)
+        for member in members:
+            self._admit(member)
+        self._members.update((member.name, member) for member in laid_out)
 
     def __contains__(self, name: str) -> bool:
         return name in self._members
@@ -87,6 +72,10 @@ class Zip:
     def size(self, name: str) -> int:
         """How many bytes a member has when it is not compressed."""
         return self._member(name).size
+
+    def checksum(self, name: str) -> int:
+        """The CRC-32 of a member that is not compressed, as the directory tells it."""
+        return self._member(name).crc
 
     def span(self, name: str, *, is_array: bool = False) -> Span:
         """The bytes of a member: where they lie if they are stored, else unpacked in memory.
@@ -152,97 +141,43 @@ class Zip:
             )
         if member.method == _STORED and member.size != member.stored_size:
             raise self._damaged("one size of what is stored", "two", member.name)
-        head = self._span.bytes(member.offset, member.offset + records.LOCAL.size)
-        if len(head) < records.LOCAL.size or head[:4] != records.LOCAL_SIGN:
-            raise self._damaged("a header of its own", "other bytes", member.name)
-        _, _, flags, method, _, _, crc, stored_size, size, length, length_extra = (
-            records.LOCAL.unpack(head)
-        )
-        begin = member.offset + records.LOCAL.size
-        raw_name = self._span.bytes(begin, begin + length)
-        extra = self._span.bytes(begin + length, begin + length + length_extra)
-        numbers = records.large_numbers(extra, (size, stored_size))
-        told = (crc, *(numbers or ()))
-        is_later = bool(flags & records.SIZES_AFTER) and told == (0, 0, 0)
-        agrees = told == (member.crc, member.size, member.stored_size)
-        kind, expected = (flags & _LOCKED, method), (member.flags & _LOCKED, member.method)
-        if raw_name != member.raw_name or kind != expected:
+        header = self._records.header(member)
+        sizes = (header.crc, header.size, header.stored_size)
+        is_later = bool(header.flags & records.SIZES_AFTER) and sizes == (0, 0, 0)
+        agrees = sizes == (member.crc, member.size, member.stored_size)
+        kind = (header.flags & _LOCKED, header.method)
+        if header.raw_name != member.raw_name or kind != (member.flags & _LOCKED, member.method):
             raise self._damaged("the header that the directory tells of", "another", member.name)
         if not (is_later or agrees):
             raise self._damaged("the sizes that the directory tells of", "others", member.name)
-        begin += length + length_extra
-        return begin, begin + member.stored_size
+        end = header.end + member.stored_size
+        if end > member.limit:
+            raise self._damaged("bytes up to what follows it", "more", member.name)
+        return header.end, end
 
     # ----------------------------------------------------------------- the directory
 
-    def _find_directory(self) -> tuple[int, int, int]:
-        """Where the directory begins, its size, and how many members it lists."""
-        span, length = self._span, len(self._span)
-        if span.bytes(0, 4) not in (records.LOCAL_SIGN, records.END_SIGN):
+    @property
+    def _records(self) -> records.Records:
+        """Made when it is asked for: kept, it would hold the archive that holds it."""
+        return records.Records(self._at, len(self._span), self._conflict)
+
+    def _at(self, offset: int, size: int) -> bytes:
+        return self._span.bytes(offset, offset + size)
+
+    def _end(self) -> records.End:
+        """What the end says; a comment may follow it."""
+        if not is_zip(self._span):
             raise FormatError(
                 f"{self.name}: expected a ZIP archive, found other bytes.", path=self.name
             )
-        base = max(0, length - records.END.size - records.LONGEST_COMMENT)
-        tail = span.bytes(base, length)
-        found = tail.rfind(records.END_SIGN)
-        while found >= 0:
-            comment = int.from_bytes(tail[found + 20 : found + 22], "little")
-            if found + records.END.size + comment == len(tail):
-                break
-            found = tail.rfind(records.END_SIGN, 0, found)
-        if found < 0:
+        end = self._records.end()
+        if end is None:
             raise self._damaged("the end record of an archive", "none: it is truncated")
-        stop = base + found
-        told = records.END.unpack(tail[found : found + records.END.size])[1:-1]
-        stop, told = self._large_end(stop, told)
-        disk, disk_of_directory, here, count, size, begin = told
-        if disk or disk_of_directory or here != count:
-            raise self._damaged("an archive of one part", "a part of one")
-        if begin + size != stop or count * records.CENTRAL.size > size or count > _MOST_MEMBERS:
-            raise self._damaged(
-                f"a directory of {count:,} members that ends at {stop:,}",
-                f"{size:,} bytes at {begin:,}",
-            )
-        self._budget.charge(size + _MEMBER_BYTES * count)
-        return begin, size, count
-
-    def _large_end(self, stop: int, told: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-        """What the end says in 64 bits, where it does; torch always writes both."""
-        place = stop - records.LOCATOR.size
-        locator = self._span.bytes(max(0, place), stop)
-        if place < 0 or locator[:4] != records.LOCATOR_SIGN:
-            return stop, told
-        _, _, at, _ = records.LOCATOR.unpack(locator)
-        record = self._span.bytes(at, at + records.END_64.size)
-        if len(record) < records.END_64.size or record[:4] != records.END_64_SIGN:
-            raise self._damaged("a record of the end with 64 bits", "none")
-        _, length, _, _, *large = records.END_64.unpack(record)
-        full = (records.FULL_16,) * 4 + (records.FULL_32,) * 2
-        agrees = all(a in (b, c) for a, b, c in zip(told, large, full, strict=True))
-        if at + 12 + length != place or not agrees:
-            raise self._damaged("records of the end that agree", "some that do not")
-        return at, tuple(large)
-
-    def _read_directory(self, directory: bytes, count: int) -> None:
-        members: list[Member] = []
-        position = 0
-        for _ in range(count):
-            member, position = self._entry(directory, position)
-            members.append(member)
-        if position != len(directory):
-            raise self._damaged(f"a directory of {count:,} members", "more bytes than these take")
-        end = 0
-        for member in sorted(members, key=lambda member: member.offset):
-            if (end == 0 and member.offset) or member.offset < end:
-                raise self._damaged(
-                    f"{member.name!r} after what comes before it, at {end:,}",
-                    f"it at {member.offset:,}",
-                )
-            end = member.offset + records.LOCAL.size + len(member.raw_name) + member.stored_size
-        if end > self._directory_begin:
-            raise self._damaged("members before the directory", "one that reaches into it")
-        for member in members:
-            self._admit(member)
+        if end.num_members > _MOST_MEMBERS:
+            raise self._damaged(f"at most {_MOST_MEMBERS:,} members", f"{end.num_members:,}")
+        self._budget.charge(end.size + _MEMBER_BYTES * end.num_members)
+        return end
 
     def _admit(self, member: Member) -> None:
         name = member.name.removesuffix("/")
@@ -262,29 +197,8 @@ class Zip:
             )
         self._members[member.name] = member
 
-    def _entry(self, directory: bytes, position: int) -> tuple[Member, int]:
-        """The member whose entry begins there, and where the next begins."""
-        variable = position + records.CENTRAL.size
-        if variable > len(directory) or directory[position : position + 4] != records.CENTRAL_SIGN:
-            raise self._damaged("an entry of the directory", f"other bytes, {position:,} into it")
-        (
-            _, _, _, flags, method, _, _, crc, stored_size, size, length, length_extra,
-            length_comment, disk, _, _, offset,
-        ) = records.CENTRAL.unpack_from(directory, position)  # fmt: skip
-        end = variable + length + length_extra + length_comment
-        if end > len(directory) or disk:
-            raise self._damaged("an entry inside the directory", f"one that leaves it: {position}")
-        raw_name = directory[variable : variable + length]
-        extra = directory[variable + length : variable + length + length_extra]
-        numbers = records.large_numbers(extra, (size, stored_size, offset))
-        if numbers is None:
-            raise self._damaged("sizes of 64 bits where others do not suffice", "none")
-        size, stored_size, offset = numbers
-        try:
-            name = raw_name.decode("utf-8" if flags & records.UTF_8 else "cp437")
-        except UnicodeDecodeError:
-            raise self._damaged("names in UTF-8", repr(raw_name[:200])) from None
-        return Member(name, raw_name, method, flags, crc, stored_size, size, offset), end
+    def _conflict(self, expected: str, found: str, member: Member | None) -> DamagedError:
+        return self._damaged(expected, found, None if member is None else member.name)
 
     def _damaged(self, expected: str, found: str, key: str | None = None) -> DamagedError:
         where = f"{self.name}: {key}" if key else self.name

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from gymnasium import wrappers
 from gymnasium.wrappers import vector
+from tests.scripts.environments import fold
 
 import rekindle as rk
 from rekindle.graph import Walk
@@ -165,34 +166,17 @@ ABLATIONS = [
 # --------------------------------------------------------------------------- the two processes
 
 
-def _fold(hasher: Any, value: Any) -> None:
-    if isinstance(value, dict):
-        for key in sorted(value):
-            if key not in ("t", "_t"):  # RecordEpisodeStatistics' wall clock.
-                hasher.update(key.encode())
-                _fold(hasher, value[key])
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            _fold(hasher, item)
-    elif isinstance(value, np.ndarray) and value.dtype == object:
-        _fold(hasher, value.tolist())
-    elif isinstance(value, (np.ndarray, np.generic)):
-        hasher.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
-    else:
-        hasher.update(repr(value).encode())
-
-
 def run(env: Any, num_steps: int) -> str:
     """Take random steps, resetting where an episode ends; a digest of all that came back."""
     hasher = hashlib.blake2b(digest_size=16)
     resets_itself = hasattr(env, "num_envs") or isinstance(env, wrappers.Autoreset)
     for step in range(num_steps):
         observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
-        _fold(hasher, (observation, reward, terminated, truncated, info))
+        fold(hasher, (observation, reward, terminated, truncated, info))
         if not resets_itself and (terminated or truncated):
-            _fold(hasher, env.reset())
+            fold(hasher, env.reset())
         if getattr(env, "render_mode", None) == "rgb_array" and step % 100 == 0:
-            _fold(hasher, env.render())
+            fold(hasher, env.render())
     return hasher.hexdigest()
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import rekindle as rk
 from rekindle.graph import Captured, Walk
 
 WIDTH = 4
+ROOT = Path(__file__).parents[2]
 
 
 def content(**components: Any) -> tuple[Any, Any]:
@@ -301,6 +305,61 @@ def test_wrappers_that_only_run_a_module_are_looked_through(
     assert torch.equal(fresh.weight, module.weight)
 
 
+def test_wrapped_modules_and_their_state_dicts_go_into_each_other(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", ROOT / "tests" / "scripts" / "wrapped.py", tmp_path],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    # Saved and restored as plain, compiled, distributed, both, or with a compiled part; by
+    # rekindle, as a state dict by rekindle, and as a state dict by torch.
+    assert len(found) == 5 * 3 * 5
+    assert {name: said for name, said in found.items() if said != [True, "full"]} == {}
+
+
+def test_a_compiled_part_has_the_names_that_it_has_without(tmp_path: Path) -> None:
+    def build() -> Any:
+        module = nn.Module()
+        module.body = torch.compile(nn.Linear(3, 2), backend="eager")
+        module.tied = module.body
+        return module
+
+    module, plain = build(), nn.Module()
+    module.body(torch.ones(1, 3)).sum().backward()
+    rk.save(tmp_path / "saved", policy=module)
+    assert set(rk.open(tmp_path / "saved").arrays("policy")) == {
+        "body.weight", "body.bias", "grad.body.weight", "grad.body.bias",
+    }  # fmt: skip
+    plain.body = plain.tied = nn.Linear(3, 2)
+    rk.restore(tmp_path / "saved", policy=plain)
+    assert torch.equal(plain.body.weight, module.body.weight)
+    assert plain.body.weight.grad is not None
+    fresh = build()
+    wrapper = fresh.body
+    rk.restore(tmp_path / "saved", policy=fresh)
+    assert fresh.body is wrapper
+    assert torch.equal(fresh.body.weight, module.body.weight)
+
+
+def test_a_state_dict_of_ours_goes_into_a_module(tmp_path: Path) -> None:
+    module, fresh = nn.Linear(3, 2), nn.Linear(3, 2)
+    rk.save(tmp_path / "saved", policy=module.state_dict())
+    report = rk.restore(tmp_path / "saved", policy=fresh)
+    assert report.components == ("policy",)
+    assert torch.equal(fresh.weight, module.weight)
+    before = fresh.weight.detach().clone()
+    other = nn.Linear(3, 2, bias=False)
+    with pytest.raises(rk.MismatchError, match=r"bias: expected a tensor of this name"):
+        rk.restore(tmp_path / "saved", policy=other)
+    with pytest.raises(rk.MismatchError, match=r"weight"):
+        rk.restore(tmp_path / "saved", policy=nn.Linear(4, 2))
+    rk.save(tmp_path / "less", policy={"weight": torch.zeros(2, 3)})
+    with pytest.raises(rk.MismatchError, match=r"bias: expected no tensor of this name"):
+        rk.restore(tmp_path / "less", policy=fresh)
+    assert torch.equal(fresh.weight, before)
+
+
 def test_a_module_and_its_wrapper_stay_two_names_of_one(tmp_path: Path) -> None:
     def build() -> dict[str, Any]:
         module = nn.Linear(3, 2)
@@ -399,10 +458,3 @@ def test_a_lazy_module_is_refused_until_it_has_a_shape(tmp_path: Path) -> None:
     rk.save(tmp_path / "saved", policy=nn.Linear(3, 2))
     with pytest.raises(rk.MismatchError):
         rk.restore(tmp_path / "saved", policy=lazy)
-
-
-def test_a_scripted_module_is_refused_by_path(tmp_path: Path) -> None:
-    with pytest.warns(DeprecationWarning, match="script"):
-        scripted = torch.jit.script(nn.Linear(2, 2))
-    with pytest.raises(rk.UnsupportedError, match=r"agent/net.*compiled code"):
-        rk.save(tmp_path / "saved", agent={"net": scripted})

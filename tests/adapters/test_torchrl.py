@@ -14,6 +14,7 @@ torchrl = pytest.importorskip("torchrl.data")
 
 import torch  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
+from tests.held_commits import held  # noqa: E402
 from torchrl.data import (  # noqa: E402
     ImmutableDatasetWriter,
     LazyMemmapStorage,
@@ -170,14 +171,7 @@ def by_position(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Commits that wait until they are let go."""
-    commit, event = writer.commit, threading.Event()
-
-    def waiting(*arguments: Any, **options: Any) -> Any:
-        assert event.wait(10)
-        return commit(*arguments, **options)
-
-    monkeypatch.setattr(writer, "commit", waiting)
-    return event
+    return held(monkeypatch)
 
 
 class Saving:

@@ -17,7 +17,8 @@ import rekindle as rk
 from rekindle.cli.app import app
 
 COMMANDS = (
-    "demo", "show", "ls", "verify", "verify-resume", "pack", "unpack", "prune", "pin", "fork",
+    "demo", "train", "show", "ls", "verify", "verify-resume", "pack", "unpack", "prune", "pin",
+    "fork", "diff", "convert", "migrate",
 )  # fmt: skip
 READING = ("show", "ls", "verify")
 

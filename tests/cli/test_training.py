@@ -86,5 +86,5 @@ def test_the_command_is_the_same_each_time() -> None:
     asked = {"algorithm": "A2C", "environment": "E", "steps": 9, "every": 2, "seed": 1, "run": "r"}
     first = command(**asked)  # type: ignore[arg-type]
     assert first == command(**asked)  # type: ignore[arg-type]
-    assert first[1:3] == ["-m", "rekindle.train"]
+    assert first[1:4] == ["-m", "rekindle", "train"]
     assert first[-2:] == ["--run", "r"]

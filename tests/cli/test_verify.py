@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from tests.cli.command import rekindle
+from tests.little_loop import saved_twice
 
 import rekindle as rk
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    with rk.Run(tmp_path / "a run") as run:
-        run.track(policy={"weight": np.arange(100.0)}, rng={"seed": 1})
-        for step in (10, 20):
-            run.save(step=step)
-    return run.path
+    return saved_twice(tmp_path / "a run")
 
 
 def flip(path: Path) -> None:

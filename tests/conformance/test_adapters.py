@@ -9,6 +9,7 @@ import logging
 import random
 import re
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -57,6 +58,12 @@ def _module(seed: int, width: int = 4) -> Any:
     torch = _torch()
     torch.manual_seed(seed)
     return torch.nn.Sequential(torch.nn.Linear(3, width), torch.nn.BatchNorm1d(width))
+
+
+def _script(seed: int, width: int = 4) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return _torch().jit.script(_module(seed, width))
 
 
 def _optimizer(seed: int, width: int = 4) -> Any:
@@ -275,6 +282,11 @@ KINDS: dict[str, Kind] = {
         use=lambda live: live(_torch().ones(2, 3)).sum().backward(),
         unfit=lambda: _module(3, width=5),
     ),
+    "torch.jit._script.ScriptModule": Kind(
+        make=_script,
+        use=lambda live: live(_torch().ones(2, 3)).sum().backward(),
+        unfit=lambda: _script(3, width=5),
+    ),
     "torch.optim.optimizer.Optimizer": Kind(
         make=_optimizer, use=_step, unfit=lambda: _optimizer(3, width=5)
     ),
@@ -380,7 +392,8 @@ KINDS: dict[str, Kind] = {
 
 
 TRIED_APART = {
-    "ale", "box2d", "declared", "equinox", "jax_values", "minigrid", "mujoco", "torchrl", "workers",
+    "ale", "box2d", "declared", "equinox", "jax_values", "minigrid", "mujoco", "torchrl", "velora",
+    "workers",
 }  # fmt: skip
 """Modules of adapters whose objects need another library, process or protocol: see their tests."""
 

@@ -9,6 +9,8 @@ from rekindle.errors import FormatError, NotFoundError, UnsupportedError
 from rekindle.formats import recognition
 from rekindle.formats.protocol import Confidence, Format, Reading
 
+GOLDEN = Path(__file__).parents[1] / "golden"
+
 
 class Sure(Format):
     name = "sure"
@@ -48,10 +50,26 @@ def test_nothing_and_something_unknown_have_errors_of_their_own(tmp_path: Path) 
     (tmp_path / "text").write_text("hello")
     with pytest.raises(FormatError, match="of a known format"):
         recognition.recognise(tmp_path / "text")
-    with pytest.raises(FormatError, match="of a known format"):
+    with pytest.raises(NotFoundError, match="of a known format"):
         recognition.recognise(tmp_path)
 
 
 def test_a_format_that_only_reads_says_so(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="only"):
         SURE.write(Reading(format="sure", components={}), tmp_path / "x")
+
+
+def test_no_real_file_could_be_of_two_formats() -> None:
+    ours = GOLDEN / "rekindle"  # recognised before any other
+    known: dict[str, int] = {}
+    for path in sorted(GOLDEN.rglob("*")):
+        if path.is_relative_to(ours):
+            continue
+        sure = [(format_.sniff(path), format_.name) for format_ in recognition.formats()]
+        found = [(confidence, name) for confidence, name in sure if confidence is not None]
+        best = [name for confidence, name in found if confidence == max(found)[0]]
+        assert len(best) <= 1, path
+        for name in best:
+            known[name] = known.get(name, 0) + 1
+    assert known.keys() >= {"velora", "metta.bundle", "equinox", "safetensors", "numpy", "torch"}
+    assert known["sb3.model"] > 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from tests.formats.same_arrays import assert_same
 
 from rekindle.errors import (
     AlreadyExistsError,
@@ -61,14 +63,8 @@ def copied(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_array_is_bit_for_bit_the_one_that_was_saved(case: Path) -> None:
-    reading = FORMAT.read(folder_of(case))
-    expected = np.load(case / "expected.npz")
-    names = [name for name in expected if name.startswith(("params/", "optim/", "buffer/"))]
-    assert len(names) > 40
-    for name in names:
-        found = found_in(reading, name)
-        assert (found.dtype, found.shape) == (expected[name].dtype, expected[name].shape), name
-        assert found.tobytes() == expected[name].tobytes(), name
+    found = functools.partial(found_in, FORMAT.read(folder_of(case)))
+    assert_same(case / "expected.npz", found, ("params/", "optim/", "buffer/"), 40)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

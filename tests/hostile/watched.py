@@ -23,9 +23,16 @@ from typing import Any
 import ml_dtypes  # noqa: F401 - what the reader takes from it is loaded before the hook
 import numpy as np
 
-from rekindle import registry, spans, zips
+from rekindle import paths, registry, spans, zips
 from rekindle.errors import RekindleError
-from rekindle.formats import recognition, schedules, torch_files, wrappers
+from rekindle.foreign import ForeignCheckpoint
+from rekindle.formats import (  # noqa: F401 - `inert` is loaded before the hook
+    inert,
+    recognition,
+    schedules,
+    torch_files,
+    wrappers,
+)
 from rekindle.limits import Budget
 from rekindle.pickles import reading
 from rekindle.pickles.records import Recorded, RecordedClass, RecordedFunction
@@ -74,12 +81,26 @@ def _recognised(path: Path) -> Any:
     return dict(recognition.recognise(path).read(path, max_bytes=MAX_BYTES).components)
 
 
+def _opened(path: Path) -> Any:
+    """What `rekindle.open` gives, used in every way in which its commands use it."""
+    reading = recognition.recognise(path).read(path, max_bytes=MAX_BYTES)
+    opened = ForeignCheckpoint(path, reading)
+    repr(opened)
+    json.dumps(opened.info)
+    for name in opened:
+        opened.arrays(name)
+        json.dumps([paths.as_json(record) for record in opened.records(name).values()])
+        json.dumps(paths.as_json(paths.values(opened.components[name])))
+    return opened.load()
+
+
 def _as(name: str) -> Callable[[Path], Any]:
     return lambda path: dict(recognition.named(name).read(path, max_bytes=MAX_BYTES).components)
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "recognised": _recognised,
+    "opened": _opened,
     "pickle": lambda path: reading.read_file(path, max_bytes=MAX_BYTES).value,
     "pickle with tensors": _torch_pickle,
     "torch": _torch_file,

@@ -16,7 +16,7 @@ from rekindle import spans
 from rekindle.errors import UnsupportedError
 from rekindle.pickles import reading, writing
 from rekindle.pickles.records import Recorded
-from rekindle.pickles.writing import Called, Name, Outside
+from rekindle.pickles.writing import Called, Name, Outside, Refused
 
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
@@ -114,3 +114,56 @@ def test_what_is_no_data_is_refused_by_path() -> None:
             writing.dumps(value)
     with pytest.raises(UnsupportedError, match="deeper"):
         writing.dumps(deep)
+
+
+@settings(max_examples=100, deadline=None)
+@given(VALUES)
+def test_the_newer_protocol_says_the_same(value: Any) -> None:
+    data = writing.dumps(value, protocol=4)
+    assert pickle.loads(data) == value
+    assert reading.read(spans.of_bytes(data, "it")).value == value
+
+
+def test_large_arrays_are_parts_over_their_own_memory() -> None:
+    array = np.arange(20_000.0).reshape(100, 200)
+    turned = np.asfortranarray(array)
+    found = writing.parts({"a": array, "b": turned, "c": array[::2]}, protocol=4)
+    shared = [part for part in found if isinstance(part, np.ndarray)]
+    assert [np.shares_memory(part, array) for part in shared] == [True, False]
+    assert np.shares_memory(shared[1], turned)
+    data = b"".join(part if isinstance(part, bytes) else part.tobytes() for part in found)
+    for value in (pickle.loads(data), reading.read(spans.of_bytes(data, "it")).value):
+        np.testing.assert_array_equal(value["a"], array)
+        np.testing.assert_array_equal(value["b"], array)
+        np.testing.assert_array_equal(value["c"], array[::2])
+    assert pickle.loads(data)["b"].flags.f_contiguous
+
+
+def test_sets_queues_types_and_complex_numbers() -> None:
+    value = [{1, "a"}, frozenset([2]), collections.deque([1], 3), np.dtype("<f4"), 1 + 2j]
+    for protocol in (2, 4):
+        found = pickle.loads(writing.dumps(value, protocol=protocol))
+        assert found == value
+        assert found[2].maxlen == 3
+
+
+def test_everything_that_is_refused_is_listed() -> None:
+    with pytest.raises(
+        UnsupportedError, match=r"^file: .*a: an object of .*; b\[0\]: no way"
+    ) as error:
+        writing.dumps({"a": object(), "b": [Refused("no way")]}, key="", name="file")
+    assert [key for key, _ in error.value.refusals] == ["a", "b[0]"]
+
+
+def test_what_the_caller_knows_is_written_once() -> None:
+    record = Recorded("fractions:Fraction")
+    asked: list[Any] = []
+
+    def known(value: Any) -> Any:
+        asked.append(value)
+        return Called(Name("fractions:Fraction"), (1, 3))
+
+    found = pickle.loads(writing.dumps([record, record], known=known))
+    assert found[0] is found[1]
+    assert found[0] == fractions.Fraction(1, 3)
+    assert asked == [record]

@@ -6,6 +6,7 @@ The adapters only say which attributes are state; foreign names stay in this mod
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -28,7 +29,7 @@ NOT_ARGUMENTS = frozenset(("policy", "env", "device", "verbose", "tensorboard_lo
 
 def constructor_arguments(model: Any) -> dict[str, Any]:
     """What an algorithm was constructed with, as its attributes still say."""
-    names = inspect.signature(type(model).__init__).parameters
+    names = _parameters(type(model))
     found = {
         name: getattr(model, name)
         for name in names
@@ -37,6 +38,12 @@ def constructor_arguments(model: Any) -> dict[str, Any]:
     if "stats_window_size" in names:
         found["stats_window_size"] = model._stats_window_size
     return found
+
+
+@functools.cache
+def _parameters(cls: type) -> tuple[str, ...]:
+    """Names of what an algorithm's constructor takes."""
+    return tuple(inspect.signature(cls.__init__).parameters)
 
 
 class Algorithm(Attributes):

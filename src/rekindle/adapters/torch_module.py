@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from rekindle import prefixes
 from rekindle.graph import Walk, attributes_of, join
 from rekindle.match import MISSING, Match
 from rekindle.protocols import Adapter
@@ -30,9 +31,54 @@ _WRAPPERS = {
 }
 
 
+def unwrapped(module: Any) -> Any:
+    """The module under `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
+    while (name := _WRAPPERS.get(label(type(module)))) is not None:
+        module = getattr(module, name)
+    return module
+
+
+def _places(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+    """Every module inside a module by each of its names, wrappers looked through.
+
+    So the names are the same whether a part is compiled or not.
+    """
+    waiting = [("", module)]
+    while waiting:
+        prefix, part = waiting.pop()
+        yield prefix, part
+        waiting += [
+            (join(prefix, name), unwrapped(child))
+            for name, child in reversed(part._modules.items())
+            if child is not None
+        ]
+
+
+def _distinct(places: Iterable[tuple[str, torch.nn.Module]]) -> dict[str, torch.nn.Module]:
+    """The same, each module by its first name only."""
+    met: set[int] = set()
+    return {name: part for name, part in places if not (id(part) in met or met.add(id(part)))}
+
+
+def _part(module: torch.nn.Module, path: str) -> torch.nn.Module:
+    """The module of a name that `_places` gives."""
+    for name in path.split(".") if path else ():
+        child = module._modules[name]
+        assert child is not None
+        module = unwrapped(child)
+    return module
+
+
 def _own(module: torch.nn.Module) -> dict[str, Any]:
     """The attributes of one module that torch does not manage."""
-    return {key: value for key, value in attributes_of(module).items() if key not in _INTERNAL}
+    attributes = attributes_of(module)
+    return {key: attributes[key] for key in _own_names(tuple(attributes))}
+
+
+@functools.lru_cache(maxsize=4096)
+def _own_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of a module's attributes that torch does not manage; many modules have the same."""
+    return tuple(name for name in names if name not in _INTERNAL)
 
 
 def _tensors(
@@ -61,9 +107,7 @@ class Module(Adapter):
 
     def inside(self, live: Any) -> Any:
         """The module under `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
-        while (name := _WRAPPERS.get(label(type(live)))) is not None:
-            live = getattr(live, name)
-        return live
+        return unwrapped(live)
 
     def __init__(self, name: str = "torch.module", *, keeps_gradients: bool = True) -> None:
         self.name = name
@@ -71,9 +115,8 @@ class Module(Adapter):
 
     def capture(self, live: torch.nn.Module, walk: Walk, path: str) -> dict[str, Any]:
         """State dict, buffers that it leaves out, gradients, train flags, other attributes."""
-        places = list(live.named_modules(remove_duplicate=False))
-        met: set[int] = set()
-        parts = [(n, part) for n, part in places if not (id(part) in met or met.add(id(part)))]
+        places = list(_places(live))
+        parts = list(_distinct(places).items())
         nodes: dict[str, dict[str, Any]] = {}
         for name, part in parts[1:]:
             nodes[name] = walk.remember(part, {"$part": label(type(part)), "attributes": {}})
@@ -101,6 +144,7 @@ class Module(Adapter):
         """Gradients by the first name of each parameter, where they are state."""
         if not self._keeps_gradients:
             walk.without_gradients(p for _, part in parts for p in part._parameters.values())
+        if not self._keeps_gradients or not walk.keeps_gradients:
             return {}
         named: dict[int, tuple[str, torch.Tensor]] = {}
         for prefix, part in parts:
@@ -111,12 +155,11 @@ class Module(Adapter):
 
     def restore(self, node: dict[str, Any], live: torch.nn.Module, match: Match, path: str) -> Any:
         """Copy every tensor in place; set flags and attributes."""
-        parts = dict(live.named_modules())
+        parts = _distinct(_places(live))
         self._match_parts(node, parts, match, path)
         empty = set(node.get("empty", ()))
         for key, persistent in (("state", True), ("buffers", False)):
-            places = live.named_modules(remove_duplicate=False)
-            found = dict(_tensors(places, persistent))
+            found = dict(_tensors(_places(live), persistent))
             self._match_tensors(node.get(key, {}), found, live, match, path)
             stored = empty.union(map(unescape, node.get(key, {})))
             for name in _present(found):
@@ -136,6 +179,18 @@ class Module(Adapter):
                 where = join(path, name)
                 self._match_attributes(part_node["attributes"], parts[name], match, where)
         return live
+
+    def restore_arrays(
+        self, nodes: dict[str, Any], live: torch.nn.Module, match: Match, path: str
+    ) -> None:
+        """Copy a state dict into it, whether wrappers had a part in its names or not."""
+        found = dict(_tensors(_places(live), True))
+        names = prefixes.aligned(nodes, found)
+        named = {escape(names[name]): node for name, node in nodes.items()}
+        self._match_tensors(named, found, live, match, path)
+        for name in _present(found):
+            if escape(name) not in named:
+                match.differ(join(path, name), "no tensor of this name", "one")
 
     def _match_parts(
         self, node: dict[str, Any], parts: dict[str, torch.nn.Module], match: Match, path: str
@@ -206,7 +261,11 @@ class Module(Adapter):
     def _match_gradients(
         self, nodes: dict[str, Any], live: torch.nn.Module, match: Match, path: str
     ) -> None:
-        for name, parameter in live.named_parameters():
+        met: set[int] = set()
+        for name, parameter in _tensors(_places(live), True):
+            if not isinstance(parameter, torch.nn.Parameter) or id(parameter) in met:
+                continue
+            met.add(id(parameter))
             node = nodes.get(escape(name))
             if node is None:
                 if parameter.grad is not None:
@@ -218,19 +277,24 @@ class Module(Adapter):
                 match.later(functools.partial(setattr, parameter, "grad", outcome))
 
 
+def saved_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by the names that `state_dict` gives them."""
+    return _present(dict(_tensors(_places(module), True)))
+
+
 def _present(tensors: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
 def _is_parameter(module: torch.nn.Module, name: str) -> bool:
     prefix, _, leaf = name.rpartition(".")
-    return leaf in module.get_submodule(prefix)._parameters
+    return leaf in _part(module, prefix)._parameters
 
 
 def _rebind(module: torch.nn.Module, name: str, tensor: Any) -> None:
     """Put another tensor under a name: a buffer that was None, a parameter that became tied."""
     prefix, _, leaf = name.rpartition(".")
-    part = module.get_submodule(prefix)
+    part = _part(module, prefix)
     kept = part._parameters if leaf in part._parameters else part._buffers
     kept[leaf] = tensor
 

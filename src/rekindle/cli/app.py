@@ -12,13 +12,17 @@ import typer
 
 import rekindle as rk
 from rekindle.cli.console import print_json
+from rekindle.cli.convert import convert
 from rekindle.cli.demo import demo
+from rekindle.cli.diff import diff
 from rekindle.cli.fork import fork
 from rekindle.cli.ls import ls
+from rekindle.cli.migrate import migrate
 from rekindle.cli.pack import pack, unpack
 from rekindle.cli.pin import pin
 from rekindle.cli.prune import prune
 from rekindle.cli.show import show
+from rekindle.cli.train import train
 from rekindle.cli.verify import verify
 from rekindle.cli.verify_resume import verify_resume
 
@@ -41,8 +45,14 @@ app.command(
     "[bold]rekindle demo --algo A2C --steps 20000 --kill-at 12345 --run runs/demo[/bold]"
 )(demo)
 app.command(
+    epilog="Examples: [bold]rekindle train --algo SAC --env Pendulum-v1 --steps 20000[/bold]\n\n"
+    "[bold]rekindle train --algo PPO --normalize --n-envs 4 --set learning_rate=1e-3[/bold]\n\n"
+    "[bold]rekindle train --env Acrobot-v1 --load-model runs/ppo --run runs/more[/bold]"
+)(train)
+app.command(
     epilog="Examples: [bold]rekindle show runs/ppo[/bold]\n\n"
-    "[bold]rekindle show runs/ppo/step_000010000 --all[/bold]"
+    "[bold]rekindle show runs/ppo/step_000010000 --all[/bold]\n\n"
+    "[bold]rekindle show rl_model.zip[/bold]"
 )(show)
 app.command(
     epilog="Examples: [bold]rekindle ls runs/ppo[/bold]\n\n[bold]rekindle ls runs --json[/bold]"
@@ -51,6 +61,20 @@ app.command(
     epilog="Examples: [bold]rekindle verify runs/ppo[/bold]\n\n"
     "[bold]rekindle verify runs/ppo/step_000010000 && cp -r runs/ppo /backup[/bold]"
 )(verify)
+app.command(
+    epilog="Examples: [bold]rekindle diff runs/ppo/step_000010000 runs/ppo[/bold]\n\n"
+    "[bold]rekindle diff model.zip runs/ppo --all[/bold]"
+)(diff)
+app.command(
+    epilog="Examples: [bold]rekindle convert model.zip agent --to rekindle[/bold]\n\n"
+    "[bold]rekindle convert runs/sac sac.zip --to sb3[/bold]\n\n"
+    "[bold]rekindle convert policy.pt policy --from torch[/bold]"
+)(convert)
+app.command(
+    epilog="Examples: [bold]rekindle migrate old_runs[/bold]\n\n"
+    "[bold]rekindle migrate old_runs new_runs[/bold]\n\n"
+    "[bold]rekindle migrate model.zip policy.pt --in-place --no-backup[/bold]"
+)(migrate)
 app.command(
     epilog="Examples: [bold]rekindle pack runs/ppo/step_000010000 ppo.zip[/bold]\n\n"
     "[bold]rekindle pack runs/ppo newest.zip --overwrite[/bold]"

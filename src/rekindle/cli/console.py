@@ -18,6 +18,12 @@ PIPE_WIDTH = 160
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
 """The option that every command has."""
 
+AsFormat = Annotated[
+    str | None,
+    typer.Option("--format", help="Its format, where it could be of two: `sb3.model`."),
+]
+"""The option of commands that open what is of any format."""
+
 
 def open_console(file: TextIO | None = None) -> Console:
     """A console on stdout, or on another stream."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import random
 import shlex
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,16 +15,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import rekindle as rk
+from rekindle.cli import side_by_side
 from rekindle.cli.console import Json, open_console, print_json
-from rekindle.cli.proof import Proof, prove, what
+from rekindle.cli.display import Display, number, open_display
+from rekindle.cli.proof import Proof, prove
 from rekindle.cli.training import Training, command
-from rekindle.compare import Comparison
 from rekindle.report import plural
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
-    from rich.table import Table
 
 DIFFERS = 1
 _ATTEMPTS = 3
@@ -149,11 +146,11 @@ def perform(plan: Plan, kill_at: int | None, console: Console) -> Story:
     _introduce(plan, console)
     with open_display(console, plan.steps) as display:
         with Training(plan.command("uninterrupted")) as training:
-            display.follow("uninterrupted", training, training.follow())
+            _follow(display, "uninterrupted", training, training.follow())
         name, first = interrupt(plan, kill_at, display)
         kept = rk.Run(plan.run(name)).latest()
         with Training(plan.command(name)) as second:
-            display.follow("the same again", second, second.follow())
+            _follow(display, "the same again", second, second.follow())
     if second.resumed_from != kept.step:
         raise rk.RekindleError(
             f"{plan.run(name)}: expected the same command to resume from step {kept.step:,}, found "
@@ -173,7 +170,7 @@ def interrupt(plan: Plan, kill_at: int | None, display: Display) -> tuple[str, T
         name = f"killed-{attempt + 1}" if attempt else "killed"
         run = rk.Run(plan.run(name))
         with Training(plan.command(name)) as training:
-            display.follow("to be killed", training, _until_killed(training, run, plan, kill_at))
+            _follow(display, "to be killed", training, _until_killed(training, run, plan, kill_at))
         if training.was_killed and run.latest().step < plan.steps:
             return name, training
         display.say(f"{name} was finished before it could be killed")
@@ -204,88 +201,17 @@ def _until_killed(
             return
 
 
-# --------------------------------------------------------------------------- while it happens
-
-
-class Display:
-    """Where training stands, in plain lines."""
-
-    def __init__(self, console: Console, steps: int) -> None:
-        self._console = console
-        self._steps = steps
-
-    def follow(self, label: str, training: Training, steps: Iterator[int]) -> None:
-        """Show one training from its start to its end."""
-        self.say(f"{label}: process {training.pid}")
-        told = 0
-        for step in steps:
-            quarter = 4 * step // self._steps
-            if quarter > told:
-                self.say(f"{label}: step {step:,}, return {_number(training.mean_return)}")
-            told = max(quarter, told)
-        self.say(f"{label}: {_ending(training)} at step {training.step:,}")
-
-    def say(self, text: str) -> None:
-        """One line."""
-        self._console.print(f"  {text}", soft_wrap=True)
-
-
-class Bars(Display):
-    """Where training stands, as progress bars."""
-
-    def __init__(self, console: Console, steps: int, progress: Progress) -> None:
-        super().__init__(console, steps)
-        self._progress = progress
-
-    def follow(self, label: str, training: Training, steps: Iterator[int]) -> None:
-        """Show one training from its start to its end."""
-        task = self._progress.add_task(label, total=None, at="starting", note="")
-        for step in steps:
-            note = self._note(training)
-            self._progress.update(
-                task, total=self._steps, completed=step, at=f"{step:,}", note=note
-            )
-        self._progress.update(task, at=f"{training.step:,}", note=self._note(training))
-        self._progress.stop_task(task)
-
-    def _note(self, training: Training) -> str:
-        note = f"return {_number(training.mean_return)}"
-        if training.resumed_from is not None:
-            note += f"  [green]resumed from {training.resumed_from:,}[/]"
-        if training.was_killed:
-            note += "  [bold red]SIGKILL[/]"
-        return note
-
-
-@contextmanager
-def open_display(console: Console, steps: int) -> Iterator[Display]:
-    """Bars in a terminal, lines elsewhere."""
-    if not console.is_terminal:
-        yield Display(console, steps)
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        TextColumn("[cyan]{task.fields[at]:>9}"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
+def _follow(display: Display, label: str, training: Training, steps: Iterator[int]) -> None:
+    """Show one training from its start to its end."""
+    display.begin(label, training.pid)
+    for step in steps:
+        display.advance(step, training.mean_return, training.resumed_from)
+    display.end(
+        training.step,
+        training.mean_return,
+        training.resumed_from,
+        was_killed=training.was_killed,
     )
-    with Progress(*columns, console=console) as progress:
-        yield Bars(console, steps, progress)
-
-
-def _ending(training: Training) -> str:
-    if training.was_killed:
-        return "SIGKILL"
-    if training.resumed_from is not None:
-        return f"resumed from step {training.resumed_from:,}, finished"
-    return "finished"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.1f}"
 
 
 def _introduce(plan: Plan, console: Console) -> None:
@@ -294,7 +220,7 @@ def _introduce(plan: Plan, console: Console) -> None:
     head = Text.assemble((f"{plan.algorithm} on {plan.environment}", "bold"))
     head.append(f", {plan.steps:,} steps, a checkpoint every {plan.every:,}, seed {plan.seed}")
     console.print(head, soft_wrap=True)
-    shown = shlex.join(["python", *plan.command("")[1:-1], "..."])
+    shown = shlex.join(["rekindle", "train", *plan.command("")[5:-1], "..."])
     console.print(Text(f"$ {shown}", "dim"), soft_wrap=True)
     console.print()
 
@@ -330,16 +256,16 @@ def _print(story: Story, proof: Proof) -> None:
     console.print(
         Text.assemble(
             ("SIGKILL", "bold red"),
-            f" landed at step {killed.step:,}, with a return of {_number(killed.mean_return)}. The "
+            f" landed at step {killed.step:,}, with a return of {number(killed.mean_return)}. The "
             "same command ",
             ("resumed", "bold green"),
             f" from the checkpoint of step {killed.resumed_from:,}, with a return of "
-            f"{_number(killed.resumed_return)}: {killed.num_lost:,} steps were lost and done "
+            f"{number(killed.resumed_return)}: {killed.num_lost:,} steps were lost and done "
             "again.",
         )
     )
     console.print()
-    console.print(_table(proof))
+    console.print(side_by_side.table(proof.comparisons))
     console.print(
         Text(
             f"{proof.num_ignored:,} wall-clock values (when an episode ended, how long things took)"
@@ -352,35 +278,6 @@ def _print(story: Story, proof: Proof) -> None:
     console.print(Text(f"Both runs are kept: rekindle ls {story.plan.directory}"), soft_wrap=True)
     console.print()
     _print_verdict(console, proof)
-
-
-def _table(proof: Proof) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("component")
-    table.add_column("what", style="dim")
-    for heading in ("values", "differences", "largest difference"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for found in proof.comparisons:
-        style = "green" if found.is_identical else "bold red"
-        table.add_row(
-            found.component,
-            what(found.component),
-            f"{found.num_values:,}",
-            Text(f"{len(found.differences):,}", style),
-            Text(_difference(found), style),
-        )
-    table.add_section()
-    table.add_row("all", "", f"{proof.num_values:,}", style="bold")
-    return table
-
-
-def _difference(found: Comparison) -> str:
-    if math.isinf(found.largest_difference):
-        return "not a number"
-    return f"{found.largest_difference:.3g}"
 
 
 def _print_curves(console: Console, story: Story, proof: Proof) -> None:

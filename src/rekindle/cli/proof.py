@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import rekindle as rk
 from rekindle.adapters.sb3 import WALL_CLOCK
+from rekindle.cli.side_by_side import as_data
 from rekindle.compare import Comparison
 
 Points = list[tuple[int, float]]
@@ -43,24 +43,13 @@ class Proof:
         return next((found for found in self.comparisons if not found.is_identical), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, for `--json`; a difference between no numbers is null."""
+        """The same as plain data, for `--json`."""
         return {
             "identical": self.is_identical,
             "first_difference": None if self.first is None else vars(self.first.differences[0]),
             "values": self.num_values,
             "wall_clock_values_not_compared": self.num_ignored,
-            "components": [
-                {
-                    "component": found.component,
-                    "what": what(found.component),
-                    "values": found.num_values,
-                    "num_differences": len(found.differences),
-                    "largest_difference": found.largest_difference
-                    if math.isfinite(found.largest_difference)
-                    else None,
-                }
-                for found in self.comparisons
-            ],
+            "components": [as_data(found) for found in self.comparisons],
             "curves": dict(zip(("uninterrupted", "resumed"), self.curves, strict=True)),
         }
 
@@ -79,24 +68,3 @@ def curve(checkpoint: rk.Checkpoint) -> Points:
         if "returns" in callback and "steps" in callback:
             return list(zip(callback["steps"], callback["returns"], strict=True))
     return []
-
-
-_WHAT = {
-    "policy": "weights, their gradients",
-    "critic": "weights, their gradients",
-    "target": "weights",
-    "optimizer": "moments, step counts, learning rates",
-    "replay_buffer": "transitions",
-    "normalizer": "running statistics",
-    "env": "physics, wrappers, random state",
-    "rng": "random state of Python, numpy, torch",
-    "agent": "counters, schedules, last rollout, logs",
-    "callbacks": "learning curve, call counts",
-    "progress": "step, updates, episodes",
-}
-
-
-def what(component: str) -> str:
-    """What a component consists of, for people."""
-    kind = "optimizer" if component.endswith("_optimizer") else component
-    return _WHAT.get(kind, "")

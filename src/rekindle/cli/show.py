@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 import rekindle as rk
 from rekindle import spaces
-from rekindle.cli.console import Json, open_console, print_json
+from rekindle.cli import foreign
+from rekindle.cli.console import AsFormat, Json, open_console, print_json
+from rekindle.cli.trees import add_arrays, add_pairs, described
 from rekindle.report import num_bytes, plural
 
 if TYPE_CHECKING:
@@ -23,15 +23,23 @@ FOLD = 8
 
 
 def show(
-    path: Annotated[Path, typer.Argument(help="A checkpoint, or a run: its newest checkpoint.")],
-    all_arrays: Annotated[bool, typer.Option("--all", help="Show every array.")] = False,
+    path: Annotated[
+        Path,
+        typer.Argument(help="A checkpoint of any known format, or a run: its newest checkpoint."),
+    ],
+    all_arrays: Annotated[bool, typer.Option("--all", help="Show every array and value.")] = False,
+    format: AsFormat = None,
     json: Json = False,
 ) -> None:
     """Show a checkpoint: components, arrays, metrics, spaces, versions.
 
-    Only headers are read; `rekindle verify` checks the bytes.
+    Files of other libraries are shown without running anything that they hold; values that only
+    running code could make are shown as records. `rekindle verify` checks the bytes.
     """
-    checkpoint = rk.open(path)
+    checkpoint = rk.open(path, format)
+    if isinstance(checkpoint, rk.ForeignCheckpoint):
+        foreign.show(checkpoint, None if all_arrays else FOLD, as_json=json)
+        return
     found = {name: component(checkpoint, name) for name in checkpoint}
     if json:
         told = checkpoint.info | {"path": str(checkpoint.path), "bytes": checkpoint.num_bytes}
@@ -53,30 +61,7 @@ def component(checkpoint: rk.Checkpoint, name: str) -> dict[str, Any]:
         arrays = checkpoint.arrays(name)
     except rk.RekindleError as error:
         return content | {"damaged": str(error)}
-    return content | {
-        "arrays": [
-            {
-                "name": key,
-                "dtype": _dtype(array.dtype),
-                "shape": list(array.shape),
-                "bytes": array.nbytes,
-            }
-            for key, array in sorted(arrays.items(), key=_natural)
-        ]
-    }
-
-
-def _natural(item: tuple[str, Any]) -> list[tuple[int, str]]:
-    """Sorts `state.2` before `state.10`."""
-    return [
-        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", item[0])
-    ]
-
-
-def _dtype(dtype: np.dtype[Any]) -> str:
-    """The name of a type; one that numpy lacks is held as a record with one field of its name."""
-    names = dtype.names or ()
-    return names[0] if len(names) == 1 else dtype.name
+    return content | {"arrays": described(arrays)}
 
 
 def _print(checkpoint: rk.Checkpoint, found: Mapping[str, Any], fold: int | None) -> None:
@@ -101,13 +86,7 @@ def _print(checkpoint: rk.Checkpoint, found: Mapping[str, Any], fold: int | None
         ("spaces", {key: spaces.summary(space) for key, space in record.spaces.items()}),
         ("environment", record.environment),
     ):
-        if pairs:
-            lines = _lines(pairs, console.width - len(title) - 8)
-            tree.add(
-                Text.assemble(
-                    (title, "bold cyan"), "  ", ("\n" + " " * (len(title) + 2)).join(lines)
-                )
-            )
+        add_pairs(tree, title, pairs, console.width)
     for title, lines in (("left out", record.excluded), ("note", record.notes)):
         for line in lines:
             tree.add(Text.assemble((title, "yellow"), f"  {line}"))
@@ -125,41 +104,4 @@ def _add_component(tree: Tree, name: str, content: Mapping[str, Any], fold: int 
     if "damaged" in content:
         branch.add(Text(f"damaged: {content['damaged']}", "red"))
         return
-    rows = [
-        (array["name"], array["dtype"], str(tuple(array["shape"])), num_bytes(array["bytes"]))
-        for array in content["arrays"]
-    ]
-    shown = rows if fold is None or len(rows) <= fold else rows[: fold - 1]
-    widths = [max((len(row[i]) for row in shown), default=0) for i in range(4)]
-    for label, dtype, shape, size in shown:
-        branch.add(
-            Text.assemble(
-                label.ljust(widths[0]),
-                (f"  {dtype.ljust(widths[1])}  {shape.ljust(widths[2])}", "green"),
-                (f"  {size.rjust(widths[3])}", "dim"),
-                no_wrap=True,
-            )
-        )
-    if len(shown) < len(rows):
-        rest = len(rows) - len(shown)
-        branch.add(Text(f"... and {plural(rest, 'more array')} (--all shows them)", "dim"))
-
-
-def _lines(pairs: Mapping[str, Any], width: int) -> Iterator[str]:
-    """Names and values in lines, broken between pairs only."""
-    line = ""
-    for key, value in pairs.items():
-        pair = f"{key} {_value(value)}"
-        if line and len(line) + len(pair) + 3 > width:
-            yield line
-            line = ""
-        line += f" · {pair}" if line else pair
-    yield line
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.6g}"
-    if isinstance(value, dict):
-        return " ".join(f"{key}={item}" for key, item in value.items())
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    add_arrays(branch, content["arrays"], fold)

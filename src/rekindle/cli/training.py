@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -13,10 +12,11 @@ from types import TracebackType
 from typing import Any
 
 import rekindle as rk
+from rekindle.cli.child import Child
 
 
-class Training:
-    """A process that trains and says where it stands in JSON lines (see `rekindle.train`).
+class Training(Child):
+    """A process that trains and says where it stands in lines of JSON (`train --json-lines`).
 
     Args:
         command: What to run.
@@ -31,20 +31,7 @@ class Training:
         """The step of the checkpoint that it went on from."""
         self._first: tuple[int, float] | None = None
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
-        # Its own session, so that Ctrl-C reaches this process only, which ends the other.
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            start_new_session=True,
-        )
-
-    @property
-    def pid(self) -> int:
-        """Its process."""
-        return self._process.pid
+        super().__init__(command, stdout=subprocess.PIPE, stderr=self._errors)
 
     @property
     def seconds_per_step(self) -> float:
@@ -65,15 +52,9 @@ class Training:
 
     def kill(self) -> None:
         """Send SIGKILL, and read what it had still said."""
-        self._process.send_signal(signal.SIGKILL)
+        super().kill()
         for _ in self._lines():
             pass
-        self._process.wait()
-
-    @property
-    def was_killed(self) -> bool:
-        """Whether SIGKILL is what ended it."""
-        return self._process.poll() == -signal.SIGKILL
 
     def _lines(self) -> Iterator[int]:
         assert self._process.stdout is not None
@@ -102,18 +83,13 @@ class Training:
             f"status {self._process.returncode} at step {self.step:,}.\n{said}"
         )
 
-    def __enter__(self) -> Training:
-        return self
-
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        super().__exit__(kind, error, trace)
         assert self._process.stdout is not None
         self._process.stdout.close()
         self._errors.close()
@@ -133,13 +109,11 @@ def command(
 ) -> list[str]:
     """The command that trains, the same one at first and after a kill."""
     return [
-        sys.executable,
-        "-m",
-        "rekindle.train",
+        *(sys.executable, "-m", "rekindle", "train", "--json-lines"),
         *("--algo", algorithm),
         *("--env", environment),
         *("--steps", str(steps)),
-        *("--every", str(every)),
+        *("--model-checkpoint-freq", str(every)),
         *("--seed", str(seed)),
         *("--run", str(run)),
     ]

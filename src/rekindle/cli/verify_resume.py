@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import random
 import shlex
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,14 +20,14 @@ import typer
 import rekindle as rk
 from rekindle import trail
 from rekindle.adapters.sb3 import WALL_CLOCK
+from rekindle.cli import side_by_side
+from rekindle.cli.child import Child
 from rekindle.cli.console import Json, open_console, print_json
-from rekindle.cli.proof import what
 from rekindle.compare import Comparison
 from rekindle.trail import Parting, Place
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 DIFFERS = 1
 _ATTEMPTS = 4
@@ -183,7 +179,7 @@ class Story:
 # --------------------------------------------------------------------------- the script
 
 
-class Script:
+class Script(Child):
     """The user's command in a process of its own, with its runs below a directory of ours.
 
     Args:
@@ -211,15 +207,7 @@ class Script:
                 (plan.directory / f"{name}.stdout.txt").open("wb") as out,
                 self._errors.open("wb") as errors,
             ):
-                # Its own session: Ctrl-C reaches this process, which ends all of the other.
-                self._process = subprocess.Popen(
-                    plan.command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=errors,
-                    env={**os.environ, **variables},
-                    start_new_session=True,
-                )
+                super().__init__(plan.command, stdout=out, stderr=errors, variables=variables)
         except OSError as error:
             raise rk.NotFoundError(
                 f"{self._command}: expected a command that can be started, found that it cannot "
@@ -247,17 +235,6 @@ class Script:
         if self._process.returncode != 0:
             raise self._failure()
 
-    def kill(self) -> None:
-        """Send SIGKILL to it and to whatever it has started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    @property
-    def was_killed(self) -> bool:
-        """Whether SIGKILL is what ended it."""
-        return self._process.poll() == -signal.SIGKILL
-
     def _failure(self) -> rk.RekindleError:
         said = self._errors.read_text(errors="replace").strip()[-_TAIL:]
         return rk.RekindleError(
@@ -265,18 +242,6 @@ class Script:
             f"{self._process.returncode} ({self.name}, at step {self.step:,}). It said:\n"
             f"{said or '(nothing on its standard error)'}"
         )
-
-    def __enter__(self) -> Script:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._process.poll() is None:
-            self.kill()
 
 
 def runs_of(root: Path) -> list[Path]:
@@ -514,12 +479,8 @@ def _told(story: Story, *, is_kept: bool) -> dict[str, Any]:
 
 def _told_component(outcome: Outcome, found: Comparison) -> dict[str, Any]:
     place = outcome.first_places.get(found.component)
-    largest = found.largest_difference
     return {
-        "component": found.component,
-        "values": found.num_values,
-        "num_differences": len(found.differences),
-        "largest_difference": largest if math.isfinite(largest) else None,
+        **side_by_side.as_data(found),
         "first_step": None if place is None else place.step,
         "differences": [asdict(difference) for difference in found.differences[:3]],
     }
@@ -572,7 +533,7 @@ def _print(story: Story, *, is_kept: bool) -> None:
             soft_wrap=True,
         )
         console.print()
-        console.print(_table(outcome))
+        console.print(side_by_side.table(outcome.comparisons, outcome.first_places))
     console.print()
     if is_kept:
         console.print(Text(f"Both runs are kept: {story.plan.directory}"), soft_wrap=True)
@@ -584,29 +545,3 @@ def _print(story: Story, *, is_kept: bool) -> None:
         if found.differences:
             console.print(Text(f"{found.differences[0]}", "dim"), soft_wrap=True)
     console.print(Text(f"differs: {meaning(wrong)}", "bold red"), soft_wrap=True)
-
-
-def _table(outcome: Outcome) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("component")
-    table.add_column("what", style="dim")
-    for heading in ("values", "places that differ", "largest difference", "first differs at"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for found in outcome.comparisons:
-        place = outcome.first_places.get(found.component)
-        style = "green" if found.is_identical and place is None else "bold red"
-        largest = found.largest_difference
-        table.add_row(
-            found.component,
-            what(found.component),
-            f"{found.num_values:,}",
-            Text(f"{len(found.differences):,}", style),
-            Text("not a number" if math.isinf(largest) else f"{largest:.3g}", style),
-            Text("" if place is None else str(place), style),
-        )
-    table.add_section()
-    table.add_row("all", "", f"{outcome.num_values:,}", style="bold")
-    return table

@@ -191,13 +191,15 @@ def aligned_copy(array: Array, alignment: int) -> Array:
 # --------------------------------------------------------------------------- files
 
 
-def write(target: files.Target, arrays: Mapping[str, Stored]) -> files.FileRecord:
+def write(
+    target: files.Target, arrays: Mapping[str, Stored], *, metadata: Mapping[str, str] | None = None
+) -> files.FileRecord:
     """Write arrays as one new safetensors file; flushing is the caller's.
 
     Those of whole multiples of `ALIGNMENT` come first, so that each begins at one; the others
     follow, those of the largest items first.
     """
-    size, parts = _contents(arrays)
+    size, parts = _contents(arrays, metadata)
     output = files.output(target, size)
     try:
         for part in parts:
@@ -217,10 +219,12 @@ def record(arrays: Mapping[str, Stored]) -> files.FileRecord:
     return files.FileRecord(size, hasher.hexdigest())
 
 
-def _contents(arrays: Mapping[str, Stored]) -> tuple[int, Iterator[Array | bytes]]:
+def _contents(
+    arrays: Mapping[str, Stored], metadata: Mapping[str, str] | None = None
+) -> tuple[int, Iterator[Array | bytes]]:
     """Size of a file of these arrays, and its bytes in pieces."""
     order = sorted(arrays.items(), key=lambda item: _rank(item[1].raw))
-    entries: dict[str, _Entry] = {}
+    entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     offset = 0
     for name, stored in order:
         end = offset + stored.raw.nbytes

@@ -9,7 +9,7 @@ replay buffer as a pickled object, which is read as data. Source: CO_GYM 2579eb1
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class CoGym(Format):
 
     name = "cogym"
     can_write = True
+    files = (_CHECKPOINT, _POLICY, _CONFIG, _METADATA, _VALUES, *_PICKLES.values())
 
     def sniff(self, path: Path) -> Confidence | None:
         """A file of torch with CO-GYM's keys, with its metadata beside it; or its normaliser."""
@@ -98,6 +99,11 @@ class CoGym(Format):
                 reader.notes.append(Note(Kind.IGNORED, "", text))
         return reader.folder(folder)
 
+    def checkpoints(self, path: Path) -> list[Path]:
+        """The checkpoint folders of a run."""
+        is_one = (path / _CHECKPOINT).is_file() or _is_checkpoint(path)
+        return [] if is_one or not path.is_dir() else checkpoints(path)
+
     def write(self, content: Reading, path: Path) -> None:
         """Write a checkpoint folder.
 
@@ -113,12 +119,9 @@ class CoGym(Format):
         normalizer = components.pop("normalizer", {})
         with files.new_directory(path) as folder:
             saved = _torch_value(components, agent)
-            tensors = frozenset(
-                id(array) for name in components if name != "replay_buffer"
-                for array in _arrays(components[name])
-            )  # fmt: skip
             policy = content.details.get("policy_file", components["policy"])
-            also = tensors | {id(array) for array in _arrays(policy)}
+            held = [part for name, part in components.items() if name != "replay_buffer"]
+            also = torch_writing.ids(policy, *held)
             for name, value in ((_CHECKPOINT, saved), (_POLICY, policy)):
                 torch_writing.write(folder / name, value, tensors=content.tensors, also=also)
             for name, value in ((_CONFIG, config), (_METADATA, progress)):
@@ -431,18 +434,6 @@ def _progress(content: Reading) -> dict[str, Any]:
         "timestep": content.step,
         "wall time": content.metrics.get("wall_time_seconds"),
     }
-
-
-def _arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
-    """Every array in some containers."""
-    if isinstance(value, np.ndarray):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _arrays(part)
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from _arrays(part)
 
 
 def _write_normalizer(folder: Path, normalizer: Mapping[str, Any]) -> None:

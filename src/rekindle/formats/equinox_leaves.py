@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,18 +22,17 @@ import numpy as np
 from rekindle import files, spans
 from rekindle.codecs import dtypes
 from rekindle.errors import (
-    DamagedError,
     Difference,
     FormatError,
     MismatchError,
     MissingDependencyError,
     RekindleError,
-    UnsafeError,
     UnsupportedError,
     listing,
 )
+from rekindle.formats import npy_records
 from rekindle.formats.protocol import Confidence, Format, Kind, Note, Reading
-from rekindle.limits import MAPPED_BYTES, Budget
+from rekindle.limits import Budget
 from rekindle.spans import Span
 
 Array = np.ndarray[Any, Any]
@@ -43,29 +40,10 @@ Array = np.ndarray[Any, Any]
 COMPONENT = "agent"
 """Where the leaves are: the file does not say what they are leaves of."""
 FINGERPRINT_BYTES = 32
-_MAGIC = b"\x93NUMPY"
-_PREFIX_BYTES = {1: 10, 2: 12, 3: 12}
-"""How many bytes stand before the header of a record, by version of `.npy`."""
-_LARGEST_HEADER_BYTES = 10_000
+_MAGIC = npy_records.MAGIC
 _LARGEST_LINE_BYTES = 1 << 20
 _RECORD_BYTES = 600
-_HEADER = re.compile(
-    r"\{'descr': (?P<descr>'[^'\\]{1,64}'|\[.*\]), 'fortran_order': (?P<fortran>True|False), "
-    r"'shape': \((?P<shape>(?:\d{1,19},)?|\d{1,19}(?:, \d{1,19})+)\), \} *\n",
-    re.ASCII,
-)
 _RAW = re.compile(r"\|V(\d)", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """Where the parts of one record are, and what its header says."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    is_fortran: bool
-    begin: int
-    end: int
 
 
 class EquinoxLeaves(Format):
@@ -143,7 +121,7 @@ def _sniff(path: Path, *, has_fingerprint: bool) -> Confidence | None:
         start, details = _prefix(span)
         if ("fingerprint" in details) != has_fingerprint:
             return None
-        records = _records(span, start)
+        records = npy_records.records(span, start)
         next(records)
         is_row = next(records, None) is not None
     except (RekindleError, OSError, StopIteration):
@@ -167,9 +145,9 @@ def _read(name: str, path: Path, max_bytes: int | None) -> Reading:
     budget.charge(16 * start)
     leaves: list[Array] = []
     notes = [Note(Kind.ABSENT, COMPONENT, "names of leaves, which the file does not hold")]
-    for index, record in enumerate(_records(span, start)):
+    for index, record in enumerate(npy_records.records(span, start)):
         budget.charge(_RECORD_BYTES)
-        leaves.append(_array(span, record, budget))
+        leaves.append(npy_records.array(span, record, budget))
         if record.dtype.kind == "V":
             text = (
                 f"its type, of which the file says only that it takes {record.dtype.itemsize} bytes"
@@ -213,106 +191,6 @@ def _header_line(line: bytes) -> dict[str, Any] | None:
         return None
     # As it stands, where Python would write it in another way: what is written again is the same.
     return {"header": header} if same == text else {"header": header, "header_text": text}
-
-
-def _records(span: Span, start: int) -> Iterator[_Record]:
-    """Every record from some place to the end of the file."""
-    position, index = start, 0
-    while position < len(span):
-        record = _record(span, position, index)
-        yield record
-        position, index = record.end, index + 1
-
-
-def _record(span: Span, position: int, index: int) -> _Record:
-    where = f"{span.name}: record {index}, at byte {position:,}"
-    head = span.bytes(position, position + 12)
-    if not head.startswith(_MAGIC[: len(head)]):
-        raise FormatError(f"{where}: expected a record of .npy, found other bytes.", path=span.name)
-    if len(head) < 8:
-        raise _truncated(span, where, "a header")
-    size = _PREFIX_BYTES.get(head[6])
-    if size is None or head[7] != 0:
-        raise FormatError(
-            f"{where}: expected version 1.0, 2.0 or 3.0 of .npy, found {head[6]}.{head[7]}.",
-            path=span.name,
-        )
-    begin = position + size
-    length = int.from_bytes(head[8:size], "little")
-    if len(head) < size or (begin + length > len(span) and length <= _LARGEST_HEADER_BYTES):
-        raise _truncated(span, where, "a header")
-    if length > _LARGEST_HEADER_BYTES:
-        raise FormatError(
-            f"{where}: expected a header of at most {_LARGEST_HEADER_BYTES:,} bytes, found "
-            f"{length:,}.",
-            path=span.name,
-        )
-    text = span.bytes(begin, begin + length).decode(
-        "utf-8" if head[6] == 3 else "latin-1", "replace"
-    )
-    match = _HEADER.fullmatch(text)
-    if match is None:
-        raise FormatError(
-            f"{where}: expected a header as numpy writes it, found {text[:80]!r}.", path=span.name
-        )
-    dtype = _dtype(match["descr"], where, span.name)
-    shape = tuple(int(part) for part in match["shape"].split(",") if part)
-    begin += length
-    end = begin + math.prod(shape) * dtype.itemsize
-    if end > len(span):
-        raise _truncated(span, where, f"{end - begin:,} bytes of {dtype} {shape}")
-    return _Record(dtype, shape, match["fortran"] == "True", begin, end)
-
-
-def _dtype(text: str, where: str, path: str) -> np.dtype[Any]:
-    if text[0] == "[":
-        raise UnsupportedError(
-            f"{where}: expected an array of numbers, found a structured one, {text[:80]}. JAX has "
-            "no such arrays; store its fields one by one.",
-            path=path,
-        )
-    text = text[1:-1]
-    if text[1:] == "O":
-        raise UnsafeError(
-            f"{where}: expected an array of numbers, found one of Python objects, which is a "
-            "pickle. It is not opened.",
-            path=path,
-        )
-    try:
-        dtype = dtypes.build(text)
-    except FormatError as error:
-        raise FormatError(
-            f"{where}: expected the type of an array of numbers, found {text!r}.", path=path
-        ) from error
-    if dtype.itemsize == 0 and dtype.kind == "V":
-        raise FormatError(f"{where}: expected a type with a size, found {text!r}.", path=path)
-    return dtype
-
-
-def _array(span: Span, record: _Record, budget: Budget) -> Array:
-    """The values of a record: in the file where they are aligned there, else in memory."""
-    size = record.end - record.begin
-    data = span.array(record.begin, record.end)
-    # Maps begin at pages, so a distance from the file's start tells the alignment.
-    is_aligned = (span.start + record.begin) % record.dtype.alignment == 0
-    if size < MAPPED_BYTES or not is_aligned:
-        budget.charge(size)
-        data = data.copy()
-    try:
-        flat = data.view(record.dtype) if size else np.empty(0, record.dtype)
-        return flat.reshape(record.shape, order="F" if record.is_fortran else "C")
-    except (TypeError, ValueError) as error:
-        raise FormatError(
-            f"{span.name}: expected a shape that an array can have, found {record.shape[:40]}.",
-            path=span.name,
-        ) from error
-
-
-def _truncated(span: Span, where: str, expected: str) -> DamagedError:
-    return DamagedError(
-        f"{where}: expected {expected}, found the end of the file. It is truncated.",
-        path=span.name,
-    )
 
 
 # --------------------------------------------------------------------------- names
@@ -360,6 +238,41 @@ def named(reading: Reading, skeleton: Any) -> dict[str, Array]:
             differences=differences,
         )
     return found
+
+
+def filled(reading: Reading, skeleton: Any) -> Any:
+    """A tree of the structure of another, with the leaves of a file.
+
+    Arrays of JAX become arrays of JAX, numbers of Python stay numbers; what has no record
+    (functions, text, typed PRNG keys) is that of the skeleton.
+
+    Args:
+        reading: What `read` gave.
+        skeleton: A tree as the one that was saved; it is not changed.
+
+    Raises:
+        MismatchError: It lists every leaf whose shape or type differs, and those without a record.
+        MissingDependencyError: JAX is not installed.
+    """
+    found = iter(named(reading, skeleton).values())
+    tree_util = _tree_util()
+    leaves, structure = tree_util.tree_flatten(skeleton)
+    placed = [leaf if _shape_and_type(leaf) is None else _placed(next(found), leaf)
+              for leaf in leaves]  # fmt: skip
+    return tree_util.tree_unflatten(structure, placed)
+
+
+def _placed(array: Array, leaf: Any) -> Any:
+    """An array as a leaf of the kind of another."""
+    if isinstance(leaf, (bool, int, float, complex)):
+        return type(leaf)(array.item())
+    if isinstance(leaf, np.generic):
+        return np.asarray(array, leaf.dtype)[()]
+    if isinstance(leaf, np.ndarray):
+        return np.array(array, leaf.dtype)
+    import jax.numpy
+
+    return jax.numpy.array(array)
 
 
 def fingerprint(skeleton: Any) -> str:
@@ -495,7 +408,9 @@ def _write_record(file: BinaryIO, array: Array) -> None:
         # As JAX writes a type that numpy lacks; numpy itself would write `|V2` for raw bytes.
         header["descr"] = f"<V{array.dtype.itemsize}"
     np.lib.format.write_array_header_1_0(file, header)
-    file.write(array.tobytes("F" if header["fortran_order"] else "C"))
+    rows = array.T if header["fortran_order"] else array
+    # Large arrays are over the memory of a file, and are not copied on their way into another.
+    file.write(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
 
 
 EQUINOX = EquinoxLeaves()

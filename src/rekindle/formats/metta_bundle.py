@@ -28,7 +28,7 @@ from rekindle.formats import (
     metta_trainer,
     safetensors_span,
     torch_files,
-    torch_save,
+    torch_writing,
 )
 from rekindle.formats.protocol import Confidence, Format, Kind, Note, Reading
 from rekindle.limits import SNIFF_BYTES, Budget
@@ -48,6 +48,7 @@ class MettaBundle(Format):
 
     name = "metta.bundle"
     can_write = True
+    files = (SPECIFICATION, "*.safetensors", metta_trainer.FILE)
 
     def sniff(self, path: Path) -> Confidence | None:
         """`policy_spec.json`, with the class of a policy."""
@@ -263,7 +264,7 @@ def _write(
     if optimizer is None:
         return [SPECIFICATION, WEIGHTS]
     trainer = {"optimizer": optimizer, **content.components["agent"].get(_TRAINER, {})}
-    torch_save.save(trainer, folder / metta_trainer.FILE, content.tensors)
+    torch_writing.save(folder / metta_trainer.FILE, trainer, content.tensors)
     return [SPECIFICATION, WEIGHTS, metta_trainer.FILE]
 
 

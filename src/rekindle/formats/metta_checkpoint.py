@@ -23,7 +23,7 @@ from rekindle.formats import (
     recorded_spaces,
     torch_files,
     torch_modules,
-    torch_save,
+    torch_writing,
     wrappers,
 )
 from rekindle.formats.protocol import Confidence, Format, Kind, Note, Reading
@@ -119,8 +119,11 @@ class MettaCheckpoint(Format):
         items = dict.fromkeys(_STANDARD)
         items |= {"name": path.name, "metadata": _metadata(content), "agent_attributes": {}}
         items |= agent
-        items |= {"model_state_dict": OrderedDict(content.components["policy"]), VERSION: 2}
-        torch_save.save(items, path, content.tensors)
+        policy = content.components["policy"]
+        state = OrderedDict(policy)
+        vars(state).update(getattr(policy, "__dict__", {}))  # `_metadata`, as torch sets it
+        items |= {"model_state_dict": state, VERSION: 2}
+        torch_writing.save(path, items, content.tensors)
 
 
 def _layout(outline: Outline) -> tuple[str, Confidence | None]:

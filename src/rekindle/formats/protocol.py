@@ -40,12 +40,12 @@ class Note:
 
     kind: Kind
     key: str
-    """Which component, or which path into one."""
+    """Which component, or which path into one; empty where it is about the whole."""
     text: str
     """What there is to say, in words."""
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.text}"
+        return f"{self.key}: {self.text}" if self.key else self.text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +90,11 @@ class Format:
     can_write: bool = False
     """Whether `write` is there."""
 
+    files: tuple[str, ...] = ()
+    """Patterns of the names of all files in a folder that is one checkpoint of this format."""
+    only: str = ""
+    """The component that its files hold, where that is one, and no policy."""
+
     def sniff(self, path: Path) -> Confidence | None:
         """Whether what is at a path is of this format, by its content; cheap, and never an error.
 
@@ -112,6 +117,22 @@ class Format:
             UnsupportedError: It is encrypted, or compressed in a way that is not known.
         """
         raise NotImplementedError(f"{type(self).__name__}.read")
+
+    def checkpoints(self, path: Path) -> list[Path]:
+        """The checkpoints in a folder of several, of which `read` would take one; else none.
+
+        Args:
+            path: A file or directory of this format.
+        """
+        return []
+
+    def fitted(self, content: Reading) -> Reading:
+        """The same without what the format makes anew, or holds as part of something else.
+
+        Nothing is lost with it: a live object that refers to another component, such as an agent to
+        its policy, has it twice in a checkpoint of ours.
+        """
+        return content
 
     def write(self, content: Reading, path: Path) -> None:
         """Write components as a file that the real library loads.

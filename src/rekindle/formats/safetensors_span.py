@@ -45,6 +45,27 @@ def read(
         DamagedError: It is truncated, or entries do not fill it.
         FormatError: Its header is malformed.
     """
+    entries, metadata, base = _header(span, budget)
+    found: dict[str, np.ndarray[Any, Any]] = {}
+    for name, (code, shape, begin, end) in entries.items():
+        part = span.part(base + begin, base + end, name[:200]) if end else None
+        found[name] = tensors.note(Tensor(_array(part, code, shape, budget), _NAMES[code]))
+    return found, metadata
+
+
+def check(span: Span, budget: Budget) -> None:
+    """Hold the header of a file against its rules, and its entries against the file's size.
+
+    Raises:
+        DamagedError, FormatError: As `read`.
+    """
+    _header(span, budget)
+
+
+def _header(
+    span: Span, budget: Budget
+) -> tuple[dict[str, tuple[str, tuple[int, ...], int, int]], dict[str, str], int]:
+    """Type, shape, begin and end of each array; the metadata; and from where places count."""
     size = len(span)
     length = int.from_bytes(span.bytes(0, 8), "little")
     if size < 8 or 8 + length > size or length > _LARGEST_HEADER_BYTES:
@@ -61,26 +82,28 @@ def read(
             f"{span.name}: expected a JSON header ({error}).", path=span.name
         ) from error
     metadata = {str(key): str(value) for key, value in header.pop(_METADATA, {}).items()}
-    found: dict[str, np.ndarray[Any, Any]] = {}
-    covered: list[tuple[int, int]] = []
+    entries: dict[str, tuple[str, tuple[int, ...], int, int]] = {}
     for name, entry in header.items():
         budget.charge(_ENTRY_BYTES)
-        code, shape, begin, end = _entry(entry, f"{span.name}:{name[:200]}", span.name)
-        part = span.part(8 + length + begin, 8 + length + end, name[:200]) if end else None
-        found[name] = tensors.note(Tensor(_array(part, code, shape, budget), _NAMES[code]))
-        covered.append((begin, end))
+        entries[name] = _entry(entry, f"{span.name}:{name[:200]}", span.name)
     position = 0
-    for begin, end in sorted(covered):
+    for begin, end in sorted(entry[2:] for entry in entries.values()):
         if begin != position:
             break
         position = end
+    if position > size - 8 - length:
+        raise DamagedError(
+            f"{span.name}: expected arrays of {position:,} bytes, found "
+            f"{size - 8 - length:,} bytes after the header. It is truncated.",
+            path=span.name,
+        )
     if position != size - 8 - length:
         raise DamagedError(
             f"{span.name}: expected arrays one after the other to the end, found a hole or an "
             f"overlap at byte {8 + length + position:,}. The file is damaged.",
             path=span.name,
         )
-    return found, metadata
+    return entries, metadata, 8 + length
 
 
 def _entry(entry: dict[str, Any], where: str, path: str) -> tuple[str, tuple[int, ...], int, int]:

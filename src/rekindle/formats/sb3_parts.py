@@ -6,16 +6,27 @@ Source: SB3 2.9, `common/save_util.py`, `common/buffers.py`, `vec_env/vec_normal
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rekindle import spans
-from rekindle.errors import FormatError, RekindleError
-from rekindle.formats import inert, recorded_spaces, torch_files, wrappers
+import numpy as np
+
+from rekindle import files, spans
+from rekindle.errors import FormatError, RekindleError, UnsupportedError
+from rekindle.formats import (
+    inert,
+    known_objects,
+    recorded_spaces,
+    sb3_values,
+    torch_files,
+    wrappers,
+)
 from rekindle.formats.protocol import Confidence, Format, Kind, Note, Reading
 from rekindle.limits import SNIFF_BYTES, Budget
 from rekindle.pickles.machine import Machine
+from rekindle.pickles.writing import Called, Name, Part
 from rekindle.state import Record
 from rekindle.tensors import Tensors
 
@@ -24,6 +35,9 @@ _BUFFERS = (
     "stable_baselines3.common.buffers:DictReplayBuffer",
     "stable_baselines3.her.her_replay_buffer:HerReplayBuffer",
 )
+_N_STEP = "stable_baselines3.common.buffers:NStepReplayBuffer"
+_SETTINGS = ("ret_rms", "norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon",
+             "training")  # fmt: skip
 _NORMALIZER = "stable_baselines3.common.vec_env.vec_normalize:VecNormalize"
 _STATISTICS = "stable_baselines3.common.running_mean_std:RunningMeanStd"
 _ROWS = ("observations", "actions", "rewards", "dones")
@@ -65,6 +79,8 @@ class ReplayBuffer(Format):
     """`replay_buffer.pkl`, of `save_replay_buffer` or of `CheckpointCallback`."""
 
     name = "sb3.replay_buffer"
+    can_write = True
+    only = "replay_buffer"
 
     def sniff(self, path: Path) -> Confidence | None:
         """A pickle of one of SB3's buffers, or of an object that is called one."""
@@ -94,11 +110,44 @@ class ReplayBuffer(Format):
             tensors=tensors,
         )
 
+    def fitted(self, content: Reading) -> Reading:
+        """A buffer with goals without its environment, and with infos of all its rows."""
+        buffer = content.components.get(self.only)
+        if not isinstance(buffer, Mapping):
+            return content
+        if not {"ep_length", "buffer_size", "n_envs"} <= buffer.keys():
+            return content
+        kept = {name: value for name, value in buffer.items() if name != "env"}
+        kept["infos"] = _all_infos(kept)
+        return replace(content, components={**content.components, self.only: kept})
+
+    def write(self, content: Reading, path: Path) -> None:
+        """Write a file that `load_replay_buffer` opens, with arrays straight from where they are.
+
+        Raises:
+            UnsupportedError: There are other components; or the buffer is of a class of the
+                program's own, or holds values that only that could make.
+            AlreadyExistsError: Something is at the path.
+        """
+        fields = _only(self.fitted(content), self.only, path)
+        missing = [name for name in (*_ROWS, "buffer_size", "pos", "full") if name not in fields]
+        if missing:
+            raise UnsupportedError(
+                f"{path}: expected a replay buffer of Stable-Baselines3, found one without "
+                f"{', '.join(missing)}.",
+                path=path,
+                key="replay_buffer",
+            )
+        label = content.details.get("class") or _class_of(fields)
+        _write(label, fields, "replay_buffer", path)
+
 
 class Normalizer(Format):
     """`vecnormalize.pkl`, of `VecNormalize.save`."""
 
     name = "sb3.normalizer"
+    can_write = True
+    only = "normalizer"
 
     def sniff(self, path: Path) -> Confidence | None:
         """A pickle of a `VecNormalize`."""
@@ -126,6 +175,48 @@ class Normalizer(Format):
             tensors=tensors,
         )
 
+    def fitted(self, content: Reading) -> Reading:
+        """With the settings that the environment of a checkpoint of ours has."""
+        found, env = content.components.get(self.only), content.components.get("env")
+        while isinstance(env, Mapping) and "clip_obs" not in env:
+            env = env.get("venv")
+        if not isinstance(found, Mapping) or not isinstance(env, Mapping):
+            return content
+        names = ("norm_obs_keys", *_SETTINGS)
+        told = {name: env[name] for name in names if name in env and name not in found}
+        return replace(content, components={**content.components, self.only: {**told, **found}})
+
+    def write(self, content: Reading, path: Path) -> None:
+        """Write a file that `VecNormalize.load` opens.
+
+        Raises:
+            UnsupportedError: There are other components, or statistics without the settings that
+                they are used with.
+            AlreadyExistsError: Something is at the path.
+        """
+        fields = _only(self.fitted(content), self.only, path)
+        for name in _SPACES:
+            described = content.spaces.get(name)
+            if f"{name}_space" not in fields and described is not None:
+                fields[f"{name}_space"] = {"description": described, "generators": {}}
+        missing = [name for name in (*_SETTINGS, "observation_space") if name not in fields]
+        if missing:
+            raise UnsupportedError(
+                f"{path}: expected the settings of a VecNormalize beside its statistics, found "
+                f"none of {', '.join(missing)}. Save the model again, or write the file with "
+                "VecNormalize.save.",
+                path=path,
+                key="normalizer",
+            )
+        if "obs_rms" in fields:
+            fields["obs_rms"] = _recorded(fields["obs_rms"])
+        fields["ret_rms"] = _recorded(fields["ret_rms"])
+        fields.setdefault("old_reward", np.array([]))
+        if fields.get("norm_obs_keys") is not None:
+            found = sb3_values.space(fields["observation_space"])
+            fields.setdefault("obs_spaces", dict(found.spaces))
+        _write(_NORMALIZER, fields, "normalizer", path)
+
 
 def _statistics(value: Any) -> Any:
     """Running statistics as a dictionary; of a dictionary of observations, by key."""
@@ -134,6 +225,97 @@ def _statistics(value: Any) -> Any:
     if isinstance(value, dict) and any(isinstance(part, Record) for part in value.values()):
         return {key: _statistics(part) for key, part in value.items()}
     return value
+
+
+def _only(content: Reading, component: str, path: Path) -> dict[str, Any]:
+    """The attributes of the one component that a file holds."""
+    found = content.components.get(component)
+    refusals = [
+        (name, f"a file of {component} holds nothing else")
+        for name in content.components
+        if name != component
+    ]
+    if refusals or not isinstance(found, Mapping):
+        raise UnsupportedError(
+            f"{path}: expected the component {component} alone, found "
+            f"{', '.join(content.components) or 'none'}. Leave the others out, or choose another "
+            "format.",
+            path=path,
+            key=component,
+            refusals=refusals if isinstance(found, Mapping) else (),
+        )
+    return dict(found)
+
+
+def _class_of(fields: Mapping[str, Any]) -> str:
+    """The class of a buffer, by its attributes."""
+    if "ep_length" in fields:
+        return _BUFFERS[2]
+    if isinstance(fields["observations"], Mapping):
+        return _BUFFERS[1]
+    return _N_STEP if "n_steps" in fields else _BUFFERS[0]
+
+
+def _all_infos(fields: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    """The infos of all rows: those that are there, and empty ones as a new buffer has them."""
+    infos = np.empty((fields["buffer_size"], fields["n_envs"]), object)
+    infos[:] = [[{} for _ in row] for row in infos]
+    found = fields.get("infos")
+    if isinstance(found, np.ndarray) and len(found) == len(infos):
+        return found
+    if isinstance(found, np.ndarray) and found.shape[1:] == infos.shape[1:]:
+        infos[: len(found)] = found[: len(infos)]
+    return infos
+
+
+def _recorded(value: Any) -> Any:
+    """Running statistics as the object that holds them; of several, by key."""
+    if isinstance(value, Mapping) and set(value) == {"mean", "var", "count"}:
+        return Called(Name(_STATISTICS), (), dict(value), is_new=True)
+    if isinstance(value, Mapping):
+        return {key: _recorded(part) for key, part in value.items()}
+    return value
+
+
+def _write(label: str, fields: dict[str, Any], component: str, path: Path) -> None:
+    """Write one object as a pickle."""
+    if not sb3_values.is_class(label):
+        raise UnsupportedError(
+            f"{path}: expected a class of Stable-Baselines3's own, found {label[:200]}, which is "
+            "not written again: it would be imported by who opens the file.",
+            path=path,
+            key=component,
+        )
+    for name, value in fields.items():
+        if name.endswith("_space"):
+            fields[name] = sb3_values.space(value)
+        elif name == "device" and isinstance(value, str):
+            fields[name] = known_objects.device(value)
+    made = Called(Name(label), (), fields, is_new=True)
+    found = sb3_values.pickled(made, component, str(path))
+    with files.new_file(path) as temporary:
+        size = sum(len(part) if isinstance(part, bytes) else part.nbytes for part in found)
+        output = files.Output(temporary, size)
+        try:
+            for part in _joined(found):
+                output.write(part)
+        except BaseException:
+            output.abandon()
+            raise
+        output.close()
+
+
+def _joined(parts: list[Part]) -> Iterator[Part]:
+    """The same bytes with what is short put together."""
+    short: list[bytes] = []
+    for part in parts:
+        if isinstance(part, bytes):
+            short.append(part)
+        else:
+            yield b"".join(short)
+            short.clear()
+            yield part
+    yield b"".join(short)
 
 
 class Policy(Format):

@@ -55,8 +55,10 @@ _CODE_OF_BITS = {
     )
 }  # fmt: skip
 _COMPONENTS = ("policy", "target", "replay_buffer", "agent", "progress")
+_COEFFICIENT = "agent.log_alpha"
+"""What `rekindle.velora` keeps as `entropy`, which Velora passes over when it loads a folder."""
 _NOT_HELD = {
-    "agent.log_alpha": "Velora does not save the entropy coefficient, only its optimizer",
+    _COEFFICIENT: "Velora does not save the entropy coefficient, only its optimizer",
     "env": "Velora does not save the state of its environment",
     "rng": "Velora does not save the generators that training draws from",
     "policy.hidden": "Velora does not save the hidden state that the actor carries between steps",
@@ -68,6 +70,7 @@ class Velora(Format):
 
     name = "velora"
     can_write = True
+    files = (_METADATA, _MODEL, _OPTIM, _BUFFER)
 
     def sniff(self, path: Path) -> Confidence | None:
         """Metadata with a model and its optimizers; or a folder of such folders."""
@@ -94,6 +97,10 @@ class Velora(Format):
             text = f"of the checkpoints in {path}, {folder.name} was read; others: "
             notes += [Note(Kind.IGNORED, "", text + ", ".join(others))] if others else []
         return _Folder(folder, Budget(max_bytes, str(folder)), notes).reading()
+
+    def checkpoints(self, path: Path) -> list[Path]:
+        """The checkpoint folders inside a folder that is none itself."""
+        return [] if not path.is_dir() or _has_part(path) else checkpoints(path)
 
     def write(self, content: Reading, path: Path) -> None:
         """Write a folder, and `model_config.json` and `completed.json` beside it.
@@ -228,7 +235,11 @@ class _Folder:
         self._buffer()
         completed = self._agent()
         final = completed if _episode(self._path.name) == float("inf") else {}
-        self._notes += [Note(Kind.ABSENT, key, text) for key, text in _NOT_HELD.items()]
+        self._notes += [
+            Note(Kind.ABSENT, key, text)
+            for key, text in _NOT_HELD.items()
+            if key != _COEFFICIENT or "entropy" not in self._components
+        ]
         if not final:
             text = "Velora does not save how many steps and episodes there were"
             self._notes.append(Note(Kind.ABSENT, "progress", text))

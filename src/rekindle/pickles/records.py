@@ -32,6 +32,19 @@ class Recorded(Record):
         self.is_object = is_object
         """Whether it was an object of the class of this name, rather than a result of a call."""
 
+    def _told(self) -> dict[str, Any]:
+        """All of the above that is not empty, and which kind of record it is."""
+        told: dict[str, Any] = {"kind": _KINDS[type(self)]}
+        if self.is_object:
+            told["is_object"] = True
+        for name in ("arguments", "keywords"):
+            if getattr(self, name) not in ((), {}):
+                told[name] = getattr(self, name)
+        for name in ("state", "pairs", "elements"):
+            if getattr(self, name) is not None:
+                told[name] = getattr(self, name)
+        return told
+
     def name(self, label: str) -> None:
         """Give it its name, where that is found only after it was made."""
         self._label = label
@@ -67,3 +80,26 @@ class RecordedFunction(Recorded):
     """A function that the pickle carries with it, by value; its code is never run."""
 
     __slots__ = ()
+
+
+_KINDS: dict[type[Recorded], str] = {
+    Recorded: "call",
+    RecordedClass: "class",
+    RecordedFunction: "function",
+}
+
+
+def recalled(label: str, fields: dict[str, Any], told: Mapping[str, Any]) -> Record:
+    """The record that a document of ours tells of.
+
+    Args:
+        label: The name of its class.
+        fields: Its attributes; they may be filled later.
+        told: Its kind, and whether it was an object. Without a kind it is a plain `Record`.
+    """
+    for cls, kind in _KINDS.items():
+        if told.get("kind") == kind:
+            record = cls(label, is_object=told.get("is_object") is True)
+            record.adopt(fields)
+            return record
+    return Record(label, fields)

@@ -21,7 +21,7 @@ from rekindle.pickles.rebuilding import Builder, Rebuilder, Steps, Unfit, each
 from rekindle.state import Record, Reference
 from rekindle.tensors import Tensor, Tensors, numpy_type
 
-_STORAGES = {
+STORAGES = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16",
     "BFloat16Storage": "bfloat16", "LongStorage": "int64", "IntStorage": "int32",
     "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8", "BoolStorage": "bool",
@@ -30,6 +30,7 @@ _STORAGES = {
     "QUInt4x2Storage": "quint4x2", "QUInt2x4Storage": "quint2x4",
     "UntypedStorage": "uint8",
 }  # fmt: skip
+"""Classes of storages, with the type of their items."""
 _MODULES = ("torch", "torch.cuda", "torch.storage")
 _MOST_NESTED = 6
 
@@ -61,9 +62,9 @@ def storage_type(name: Any) -> str:
     if not isinstance(name, Reference):
         raise Unfit("a storage without a class")
     module, _, cls = name.partition(":")
-    if module not in _MODULES or cls not in _STORAGES:
+    if module not in _MODULES or cls not in STORAGES:
         raise Unfit(f"a storage of class {name}")
-    return _STORAGES[cls]
+    return STORAGES[cls]
 
 
 def storage_bytes(numel: Any, dtype: str) -> int:
