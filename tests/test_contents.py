@@ -10,7 +10,8 @@ import pytest
 from tests.test_format import named, table
 
 import rekindle as rk
-from rekindle.contents import Origin, contents, is_ours
+from rekindle.checkpoint import is_ours
+from rekindle.contents import Origin, contents
 from rekindle.formats.protocol import Kind
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -22,13 +22,23 @@ FRAMEWORKS = {
 def test_all_lists_exactly_the_public_names() -> None:
     found = {
         name
-        for name, value in vars(rk).items()
+        for name in dir(rk)
         if not name.startswith("_")
-        and not isinstance(value, types.ModuleType)
-        and name not in ("annotations", "VERSION")
+        and not isinstance(getattr(rk, name), types.ModuleType)
+        and name not in ("annotations", "VERSION", "Any", "TYPE_CHECKING")
     }
     assert found == set(rk.__all__)
     assert rk.__all__ == sorted(rk.__all__)
+
+
+def test_what_is_loaded_later_is_what_it_is_called() -> None:
+    code = "import rekindle as rk, rekindle.migrating, rekindle.diffing; print(rk.diff, rk.migrate)"
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert output.count("<function") == 2
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = rk.nothing
 
 
 @pytest.mark.parametrize("name", rk.__all__)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from rekindle.adapters.generators import GlobalRNG
-from rekindle.bundle import save_policy
 from rekindle.cadence import Every
 from rekindle.checkpoint import Checkpoint, save
-from rekindle.compatibility import Compatibility, compatibility
-from rekindle.convert import ConversionReport, convert
-from rekindle.diff import Diff, diff
 from rekindle.environments import Stateful, capture_env, restore_env
 from rekindle.errors import (
     AlreadyExistsError,
@@ -25,9 +24,7 @@ from rekindle.errors import (
     UnsupportedError,
     VersionError,
 )
-from rekindle.foreign import ForeignCheckpoint
 from rekindle.fork import fork
-from rekindle.migrate import MigrationReport, migrate
 from rekindle.opening import load, restore, verify
 from rekindle.opening import open_any as open
 from rekindle.packing import pack, unpack
@@ -39,9 +36,45 @@ from rekindle.rings import RingBuffer
 from rekindle.run import Progress, Run
 from rekindle.saveable import Saveable
 from rekindle.state import Record
-from rekindle.training import TrainReport, train
+
+if TYPE_CHECKING:
+    from rekindle.bundle import save_policy
+    from rekindle.compatible import Compatibility, compatibility
+    from rekindle.converting import ConversionReport, convert
+    from rekindle.diffing import Diff, diff
+    from rekindle.foreign import ForeignCheckpoint
+    from rekindle.migrating import MigrationReport, migrate
+    from rekindle.training import TrainReport, train
 
 __version__ = VERSION
+
+_LATER = {
+    "Compatibility": "rekindle.compatible",
+    "ConversionReport": "rekindle.converting",
+    "Diff": "rekindle.diffing",
+    "ForeignCheckpoint": "rekindle.foreign",
+    "MigrationReport": "rekindle.migrating",
+    "TrainReport": "rekindle.training",
+    "compatibility": "rekindle.compatible",
+    "convert": "rekindle.converting",
+    "diff": "rekindle.diffing",
+    "migrate": "rekindle.migrating",
+    "save_policy": "rekindle.bundle",
+    "train": "rekindle.training",
+}
+"""Names that no training run needs, and where they are: loaded when they are used."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'rekindle' has no attribute {name!r}", name=name)
+    value = globals()[name] = getattr(importlib.import_module(_LATER[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
+
 
 __all__ = [
     "AlreadyExistsError",

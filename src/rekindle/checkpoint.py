@@ -40,6 +40,12 @@ _CONVERTERS = {
 }
 
 
+OURS = "rekindle"
+"""How messages, and `format=`, name our own format."""
+ORIGIN = "origin"
+"""The component of a converted checkpoint that says what it was converted from."""
+
+
 class Checkpoint(Shown):
     """A checkpoint on disk; made by `rekindle.open` and returned by `rekindle.save`.
 
@@ -388,6 +394,15 @@ def open_checkpoint(path: PathLike) -> Checkpoint:
         if steps:
             directory = steps[-1]
     return Checkpoint(directory, manifest.read(directory))
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a checkpoint, a run or an archive of our own format is there, damaged or not."""
+    return (
+        (path / manifest.NAME).is_file()
+        or bool(step_directories(path))
+        or (path.is_file() and manifest.is_archived(path))
+    )
 
 
 def step_directories(run: Path) -> list[Path]:

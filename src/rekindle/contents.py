@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rekindle import manifest
-from rekindle.checkpoint import Checkpoint, open_checkpoint, step_directories
+from rekindle.checkpoint import ORIGIN, OURS, Checkpoint, is_ours, open_checkpoint
 from rekindle.codecs import arrays
 from rekindle.files import PathLike
 from rekindle.formats import recognition, schedules
@@ -25,11 +24,6 @@ from rekindle.pickles import records
 from rekindle.reader import Reader, malformed
 from rekindle.state import Document, Plain, Reference
 from rekindle.tensors import Tensors, recalled
-
-OURS = "rekindle"
-"""How messages, and `format=`, name our own format."""
-ORIGIN = "origin"
-"""The component of a converted checkpoint that says what it was converted from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +73,6 @@ def contents(path: PathLike, *, format: str | None = None, max_bytes: int | None
         return of_checkpoint(open_checkpoint(root))[0]
     found = recognition.recognise(root) if format is None else recognition.named(format)
     return found.read(root, max_bytes=max_bytes)
-
-
-def is_ours(path: Path) -> bool:
-    """Whether a checkpoint, a run or an archive of our own format is there, damaged or not."""
-    return (
-        (path / manifest.NAME).is_file()
-        or bool(step_directories(path))
-        or (path.is_file() and manifest.is_archived(path))
-    )
 
 
 def of_checkpoint(checkpoint: Checkpoint) -> tuple[Reading, Origin | None]:

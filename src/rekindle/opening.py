@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rekindle import checkpoint, contents
-from rekindle.checkpoint import Checkpoint
+from rekindle import checkpoint
+from rekindle.checkpoint import ORIGIN, OURS, Checkpoint
 from rekindle.errors import UnsupportedError
 from rekindle.files import PathLike
-from rekindle.foreign import ForeignCheckpoint
 from rekindle.report import RestoreReport, VerifyReport
+
+if TYPE_CHECKING:
+    from rekindle.foreign import ForeignCheckpoint
 
 
 def open_any(
@@ -37,15 +39,19 @@ def open_any(
     """
     if is_ours(path, format):
         return checkpoint.open_checkpoint(path)
-    reading = contents.contents(path, format=format, max_bytes=max_bytes)
+    # Readers of files are loaded when they are used.
+    from rekindle.contents import contents
+    from rekindle.foreign import ForeignCheckpoint
+
+    reading = contents(path, format=format, max_bytes=max_bytes)
     return ForeignCheckpoint(Path(path), reading)
 
 
 def is_ours(path: PathLike, format: str | None = None) -> bool:
     """Whether a checkpoint is read as one of Rekindle's own."""
     if format is not None:
-        return format == contents.OURS
-    return contents.is_ours(Path(path)) or not Path(path).exists()
+        return format == OURS
+    return checkpoint.is_ours(Path(path)) or not Path(path).exists()
 
 
 def load(
@@ -81,7 +87,7 @@ def load(
         NotFoundError: It lacks a component, or what shall be replaced or skipped.
     """
     opened = open_any(path, format)
-    if isinstance(opened, ForeignCheckpoint):
+    if not isinstance(opened, Checkpoint):
         return opened.load(components, to, device=device, replace=replace, skip=skip)
     _check_plain(opened, replace, skip)
     return opened.load(components, to, device=device, verify=verify)
@@ -122,14 +128,21 @@ def restore(
         DamagedError: A file that is needed is damaged.
     """
     opened = open_any(path, format)
-    if isinstance(opened, Checkpoint) and contents.ORIGIN in opened:
-        # What was converted is put back as what it was: state dicts into modules, and so on.
-        reading, origin = contents.of_checkpoint(opened)
-        opened = opened if origin is None else ForeignCheckpoint(opened.path, reading)
-    if isinstance(opened, ForeignCheckpoint):
+    if isinstance(opened, Checkpoint) and ORIGIN in opened:
+        opened = _as_it_was(opened)
+    if not isinstance(opened, Checkpoint):
         return opened.restore(components, strict=strict, keep=keep, replace=replace, skip=skip)
     _check_plain(opened, replace, skip)
     return opened.restore(components, strict=strict, classes=classes, keep=keep)
+
+
+def _as_it_was(opened: Checkpoint) -> Checkpoint | ForeignCheckpoint:
+    """What was converted, as what it was: state dicts are put into modules, and so on."""
+    from rekindle.contents import of_checkpoint
+    from rekindle.foreign import ForeignCheckpoint
+
+    reading, origin = of_checkpoint(opened)
+    return opened if origin is None else ForeignCheckpoint(opened.path, reading)
 
 
 def verify(path: PathLike, *, format: str | None = None) -> VerifyReport:

@@ -19,9 +19,10 @@ import numpy as np
 
 from rekindle.adapters.generators import GlobalRNG
 from rekindle.cadence import Cadence
+from rekindle.checkpoint import ORIGIN
 from rekindle.checkpoint import Checkpoint as SavedCheckpoint
 from rekindle.checkpoint import save as save_components
-from rekindle.contents import ORIGIN, contents
+from rekindle.contents import contents
 from rekindle.errors import (
     MismatchError,
     MissingDependencyError,

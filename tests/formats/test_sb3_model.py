@@ -27,7 +27,7 @@ from tests.hostile import corpus
 
 import rekindle.sb3
 from rekindle import spaces
-from rekindle.convert import convert
+from rekindle.converting import convert
 from rekindle.errors import DamagedError, FormatError, UnsafeError, UnsupportedError
 from rekindle.formats import sb3_model, sb3_values
 from rekindle.formats.protocol import Confidence, Kind, Reading

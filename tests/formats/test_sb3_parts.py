@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 import rekindle.sb3
 from rekindle import spaces, spans
-from rekindle.convert import convert
+from rekindle.converting import convert
 from rekindle.errors import AlreadyExistsError, FormatError, UnsupportedError
 from rekindle.formats import sb3_parts, sb3_values
 from rekindle.formats.protocol import Confidence, Kind, Reading

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from tests.formats.test_sb3_model import algorithm_of
 from tests.same_readings import differences
-from tests.test_convert import WRITABLE
+from tests.test_converting import WRITABLE
 
 from rekindle import paths
 from rekindle.errors import UnsupportedError

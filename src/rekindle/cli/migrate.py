@@ -11,7 +11,7 @@ import typer
 
 import rekindle as rk
 from rekindle.cli.console import Json, open_console, print_json
-from rekindle.migrate import Progress
+from rekindle.migrating import Progress
 from rekindle.report import plural
 
 FAILED = 1

@@ -21,8 +21,15 @@ import msgspec
 import numpy as np
 
 from rekindle import files, manifest, packing, registry, writer
-from rekindle.checkpoint import Checkpoint, check_destination, open_checkpoint
-from rekindle.contents import ORIGIN, OURS, Origin, is_ours, of_checkpoint
+from rekindle.checkpoint import (
+    ORIGIN,
+    OURS,
+    Checkpoint,
+    check_destination,
+    is_ours,
+    open_checkpoint,
+)
+from rekindle.contents import Origin, of_checkpoint
 from rekindle.errors import (
     AlreadyExistsError,
     FormatError,

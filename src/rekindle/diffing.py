@@ -15,8 +15,8 @@ import numpy as np
 
 from rekindle import blocks, spaces
 from rekindle.blocks import Distance, Rows
-from rekindle.checkpoint import open_checkpoint
-from rekindle.contents import ORIGIN, OURS, contents, is_ours, of_checkpoint
+from rekindle.checkpoint import ORIGIN, OURS, is_ours, open_checkpoint
+from rekindle.contents import contents, of_checkpoint
 from rekindle.errors import Difference
 from rekindle.files import PathLike
 from rekindle.formats.protocol import Reading

@@ -16,7 +16,7 @@ from tests.same_readings import differences
 
 import rekindle as rk
 from rekindle.contents import contents
-from rekindle.convert import write
+from rekindle.converting import write
 from rekindle.formats import recognition
 from rekindle.formats.protocol import Kind, Note, Reading
 from rekindle.pickles.records import Recorded, RecordedFunction

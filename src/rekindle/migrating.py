@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from rekindle import files, manifest, packing
-from rekindle.checkpoint import Checkpoint
-from rekindle.contents import ORIGIN, OURS
-from rekindle.convert import write
+from rekindle.checkpoint import ORIGIN, OURS, Checkpoint
+from rekindle.converting import write
 from rekindle.errors import (
     AlreadyExistsError,
     FormatError,

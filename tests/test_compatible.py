@@ -14,7 +14,7 @@ import torch
 from stable_baselines3 import PPO, SAC
 
 import rekindle as rk
-from rekindle.compatibility import Kind, Level
+from rekindle.compatible import Kind, Level
 
 GOLDEN = Path(__file__).parent / "golden"
 SB3 = GOLDEN / "sb3" / "v2.9.2" / "checkpoint_callback" / "ckpts" / "rl_model_100_steps.zip"
