@@ -341,8 +341,7 @@ class Background:
             for low, high in group.staged(is_whole=is_whole)
         )
         self._staging.begin(room)
-        for stored, size in zip(parts, sizes, strict=True):
-            stored.raw = self._staging.place(stored.raw, size)
+        self._staging.place_all(parts, sizes)
         for group in plan.groups:
             group.detach(self._staging.place, is_whole=is_whole)
 
@@ -375,6 +374,22 @@ class _Staging:
             self._memory = np.empty(num_bytes, np.uint8)
             self._rooms = []
         self._count = self._offset = 0
+
+    def place_all(self, parts: list[arrays.Stored], sizes: list[int]) -> None:
+        """Copy many arrays, each with its size as `place` takes it; the first of a save."""
+        rooms = self._rooms
+        if len(rooms) >= len(parts) and all(
+            room[0] is stored.raw for room, stored in zip(rooms, parts, strict=False)
+        ):
+            # The same arrays as in the save before: each has its room.
+            for stored, (source, room) in zip(parts, rooms, strict=False):
+                np.copyto(room, source)
+                stored.raw = room
+            self._count = len(parts)
+            self._offset = sum(sizes)
+            return
+        for stored, size in zip(parts, sizes, strict=True):
+            stored.raw = self.place(stored.raw, size)
 
     def place(self, raw: np.ndarray[Any, Any], size: int | None = None) -> np.ndarray[Any, Any]:
         """Copy an array.

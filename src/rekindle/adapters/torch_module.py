@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from rekindle import prefixes
-from rekindle.graph import Walk, attributes_of, join
+from rekindle.graph import CONSTRUCTOR, Walk, attributes_of, join, slots_of
 from rekindle.match import MISSING, Match
 from rekindle.protocols import Adapter
 from rekindle.registry import label
@@ -33,9 +33,15 @@ _WRAPPERS = {
 
 def unwrapped(module: Any) -> Any:
     """The module under `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
-    while (name := _WRAPPERS.get(label(type(module)))) is not None:
+    while (name := _held_as(type(module))) is not None:
         module = getattr(module, name)
     return module
+
+
+@functools.cache
+def _held_as(cls: type) -> str | None:
+    """The attribute in which a wrapper holds its module; None for any other class."""
+    return _WRAPPERS.get(label(cls))
 
 
 def _places(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
@@ -71,14 +77,14 @@ def _part(module: torch.nn.Module, path: str) -> torch.nn.Module:
 
 def _own(module: torch.nn.Module) -> dict[str, Any]:
     """The attributes of one module that torch does not manage."""
-    attributes = attributes_of(module)
+    attributes = attributes_of(module) if slots_of(type(module)) else vars(module)
     return {key: attributes[key] for key in _own_names(tuple(attributes))}
 
 
 @functools.lru_cache(maxsize=4096)
 def _own_names(names: tuple[str, ...]) -> tuple[str, ...]:
     """Those of a module's attributes that torch does not manage; many modules have the same."""
-    return tuple(name for name in names if name not in _INTERNAL)
+    return tuple(name for name in names if name not in _INTERNAL and name != CONSTRUCTOR)
 
 
 def _tensors(

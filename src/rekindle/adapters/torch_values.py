@@ -289,7 +289,12 @@ def _copy(live: torch.Tensor, source: torch.Tensor, requires_grad: bool) -> None
 
 def describe(tensor: torch.Tensor) -> str:
     """Type and shape in words, as messages show them."""
-    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+    return _described(tensor.dtype, tensor.shape)
+
+
+@functools.lru_cache(maxsize=4096)
+def _described(dtype: torch.dtype, shape: torch.Size) -> str:
+    return f"{str(dtype).removeprefix('torch.')} of shape {tuple(shape)}"
 
 
 class Dtype(Adapter):
