@@ -16,25 +16,16 @@ from typing import Any
 
 import pytest
 from tests.little_loop import Loop, loop
+from tests.no_handlers import no_handlers
 
 import rekindle as rk
-from rekindle import preemption
 from rekindle.preemption import EXIT_CODE
 
 
 @pytest.fixture(autouse=True)
 def nobody_else_listens() -> Iterator[None]:
-    """As in a process of its own: no run of a test before, and no handler of a library.
-
-    Tensordict sets one for SIGTERM when it first maps memory.
-    """
-    gc.collect()
-    for watch in tuple(preemption._signals.watches):
-        watch.end()
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in preemption.SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    with no_handlers():
+        yield
 
 
 TRAINING = """

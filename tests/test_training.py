@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.no_handlers import no_handlers
 
 import rekindle as rk
 
@@ -148,10 +149,11 @@ def test_a_training_that_is_asked_to_end_saves_and_ends_with_75(tmp_path: Path) 
         if standing.step == 33:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(SystemExit) as raised:
-        a2c(tmp_path / "r", steps=100, on_progress=ask)
+    with no_handlers():
+        with pytest.raises(SystemExit) as raised:
+            a2c(tmp_path / "r", steps=100, on_progress=ask)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert raised.value.code == 75
     assert rk.Run(tmp_path / "r").steps == [20, 35]
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     a2c(tmp_path / "r", steps=100)
     assert rk.Run(tmp_path / "r").steps == [20, 35, 40, 60, 80, 100]
