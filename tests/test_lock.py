@@ -26,10 +26,13 @@ run = rk.Run(sys.argv[1])
 run.track(progress=rk.Progress())
 run.resume()
 if "fork" in sys.argv:
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
+        os.write(writing, b".")  # what is done in a forked child is done
         time.sleep(60)
         os._exit(0)
+    os.read(reading, 1)
     print(child, flush=True)
 if "hidden fork" in sys.argv:
     child = ctypes.CDLL(None).fork()
