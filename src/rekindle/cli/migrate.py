@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import rekindle as rk
 from rekindle.cli.console import Json, open_console, print_json
-from rekindle.migrating import Progress
 from rekindle.report import plural
+
+if TYPE_CHECKING:
+    from rekindle.migrating import Progress
 
 FAILED = 1
 """Exit status when something could not be migrated."""
