@@ -71,8 +71,8 @@ def test_importing_loads_no_framework() -> None:
 
 
 def test_importing_costs_little_more_than_numpy_does(tmp_path: Path) -> None:
-    # Processor time with compiled files at hand: what an installed copy costs. A framework would take
-    # many times as long as numpy; `make bench` has the figures.
+    # Processor time with compiled files at hand: what an installed copy costs. A framework would
+    # take many times as long as numpy; `make bench` has the figures.
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path), "OPENBLAS_NUM_THREADS": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     seconds: dict[str, list[float]] = {"numpy": [], "rekindle": []}
