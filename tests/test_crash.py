@@ -124,7 +124,8 @@ def test_a_save_has_the_write_points_that_these_tests_interrupt(tmp_path, order)
 def test_no_call_that_could_change_the_disk_is_missed():
     harmless = {"close", "environ", "fsencode", "fspath", "fstat", "geteuid", "getpid", "path",
                 "pread", "preadv", "strerror", "uname", "urandom", "readlink", "stat", "statvfs",
-                "lstat", "walk", "kill", "register_at_fork"}  # fmt: skip
+                "lstat", "walk", "kill", "register_at_fork", "listdir", "scandir",
+                "setpriority"}  # fmt: skip
     modules = (
         files,
         extents,

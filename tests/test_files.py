@@ -653,3 +653,33 @@ def test_only_regular_files_are_opened(tmp_path):
             files.open_inside(tmp_path, name)
     with pytest.raises(NotFoundError, match="manifest lists"):
         files.open_inside(tmp_path, "missing")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads have priorities on Linux")
+def test_workers_leave_the_processors_to_others_only_where_that_was_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, found = os.pwrite, []
+
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    def watched(fd: int, data: Any, offset: int) -> int:
+        found.append(priority())
+        return write(fd, data, offset)
+
+    def write_one(name: str) -> set[int]:
+        found.clear()
+        data = np.zeros(files.DIRECT_BYTES, np.uint8)
+        output = files.Output(tmp_path / name, data.nbytes)
+        output.write(data)
+        output.close()
+        return set(found)
+
+    monkeypatch.setattr(os, "pwrite", watched)
+    usual = priority()
+    assert write_one("before") == {usual}
+    with files.giving_way():
+        assert write_one("inside") == {19}
+    assert write_one("after") == {usual}
+    assert priority() == usual, "of the thread that started them"

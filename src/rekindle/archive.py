@@ -71,9 +71,9 @@ class NewArchive:
             self._output.write(data)
         return FileRecord(len(data), files.digest(data))
 
-    def link(self, source: Path, name: str) -> bool:
+    def link(self, source: files.PathLike, name: str) -> bool:
         """Write a whole member with the bytes of a file: nothing links into an archive."""
-        extents.copy(extents.whole(source), self.target(name))
+        extents.copy(extents.whole(Path(source)), self.target(name))
         return False
 
     def close(self) -> None:

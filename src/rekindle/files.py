@@ -19,7 +19,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -121,6 +121,47 @@ def open_inside(root: Path, name: str) -> Path:
     if not stat.S_ISREG(path.lstat().st_mode):
         raise UnsafeError(f"{path}: expected a regular file, found something else.", path=path)
     return path
+
+
+# --------------------------------------------------------------------------- threads
+
+
+class _Way(threading.local):
+    is_given = False
+
+
+_WAY = _Way()
+
+
+@contextlib.contextmanager
+def giving_way() -> Iterator[None]:
+    """Workers that are started in this block leave the processors to whoever wants them."""
+    _WAY.is_given = True
+    try:
+        yield
+    finally:
+        _WAY.is_given = False
+
+
+def manners() -> Callable[[], None]:
+    """What a worker that is started now does first."""
+    return _give_way if _WAY.is_given else lambda: None
+
+
+def _give_way() -> None:
+    """Give this thread the lowest priority. It must not be one that runs much Python.
+
+    Whoever waits for the interpreter's lock would wait until its holder gets a processor.
+    """
+    if not sys.platform.startswith("linux"):
+        return  # elsewhere a priority is that of the whole process
+    # Some sandboxes forbid it; then all threads are equal.
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+    _WAY.is_given = True
+
+
+_LOWEST_PRIORITY = 19
 
 
 # --------------------------------------------------------------------------- one new file
@@ -232,7 +273,7 @@ class Output:
         self._filled = self._summed = 0
         self._length += length
         if len(self._threads) < self._most_threads:
-            thread = threading.Thread(target=self._drain, name="rekindle-output")
+            thread = threading.Thread(target=self._drain, args=(manners(),), name="rekindle-output")
             try:
                 thread.start()
                 self._threads.append(thread)
@@ -294,8 +335,9 @@ class Output:
                 continue
             view, offset = view[written:], offset + written
 
-    def _drain(self) -> None:
+    def _drain(self, begin: Callable[[], None]) -> None:
         """Write buffers until told to stop; after a failure only give them back, unwritten."""
+        begin()
         while (job := self._jobs.get()) is not None:
             try:
                 if self._failure is None:
@@ -402,19 +444,23 @@ def _undirect(fd: int) -> None:
     fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
 
 
-def write_bytes(path: Path, data: bytes) -> FileRecord:
-    """Write one small new file; flushing is the caller's."""
+def write_bytes(path: PathLike, *pieces: bytes | memoryview) -> FileRecord:
+    """Write a new file of pieces that nothing changes meanwhile; flushing is the caller's."""
+    size_bytes = sum(len(piece) for piece in pieces)
+    hasher = _hasher(size_bytes)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
+        for piece in pieces:
+            hasher.update(piece)
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(fd, view) :]
     finally:
         os.close(fd)
-    return FileRecord(len(data), digest(data))
+    return FileRecord(size_bytes, hasher.hexdigest())
 
 
-def link_or_copy(source: Path, destination: Path) -> bool:
+def link_or_copy(source: PathLike, destination: PathLike) -> bool:
     """Give `destination` the bytes of `source`; true when that cost no space (a hard link)."""
     try:
         os.link(source, destination)
@@ -426,7 +472,7 @@ def link_or_copy(source: Path, destination: Path) -> bool:
     return True
 
 
-def flush(path: Path) -> None:
+def flush(path: PathLike) -> None:
     """Force one file or directory to the disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -435,23 +481,34 @@ def flush(path: Path) -> None:
         os.close(fd)
 
 
-def flush_all(paths: Iterable[Path]) -> None:
+def flush_all(paths: Iterable[PathLike]) -> None:
     """Force several files to the disk at once, so that a journal commits them together."""
     todo = list(paths)
     if len(todo) < 2:
         for path in todo:
             flush(path)
         return
-    with ThreadPoolExecutor(min(8, len(todo)), thread_name_prefix="rekindle-flush") as pool:
-        try:
-            done = [pool.submit(flush, path) for path in todo]
-        except RuntimeError:
-            # The interpreter is ending and starts no more threads.
-            done = []
-            for path in todo:
-                flush(path)
+    pool = _flushers()
+    done: list[Future[None]] = []
+    # A RuntimeError: the interpreter is ending and starts no more threads.
+    with contextlib.suppress(RuntimeError):
+        for path in todo:
+            done.append(pool.submit(flush, path))
+    wait(done)
+    for path in todo[len(done) :]:
+        flush(path)
     for future in done:
         future.result()
+
+
+@functools.cache
+def _flushers() -> ThreadPoolExecutor:
+    """Threads that flush, kept: to start them takes longer than what they do."""
+    return ThreadPoolExecutor(8, thread_name_prefix="rekindle-flush")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_flushers.cache_clear)  # whose threads it does not have
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -588,12 +645,23 @@ def _remove(path: Path) -> None:
 
 
 def _flush_tree(directory: Path) -> None:
-    """Force a new directory to the disk, with all that is new in it.
+    """Force a new directory to the disk, with all that is new in it."""
+    flush_all(_fresh(os.fspath(directory)))
+
+
+def _fresh(directory: str) -> list[str]:
+    """A directory, and what is new in it.
 
     A file with a second name is a link to one that an earlier save has flushed.
     """
-    inside = directory.rglob("*")
-    flush_all([directory, *(path for path in inside if path.is_dir() or path.stat().st_nlink == 1)])
+    found = [directory]
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                found += _fresh(entry.path)
+            elif entry.stat(follow_symlinks=False).st_nlink == 1:
+                found.append(entry.path)
+    return found
 
 
 def make_parents(directory: Path) -> None:
@@ -684,6 +752,7 @@ def swap(one: Path, other: Path) -> bool:
     return True
 
 
+@functools.cache
 def _renameat2() -> Any:
     import ctypes
 
@@ -770,11 +839,13 @@ def sweep(directory: Path, name: str = "") -> list[str]:
         The names removed.
     """
     removed = []
-    body = re.escape(name) if name else ".*"
-    pattern = re.compile(re.escape(TEMPORARY_PREFIX) + body + r"(-\d+)?-[0-9a-f]{8}$")
-    for path in sorted(directory.iterdir()) if directory.is_dir() else []:
-        if not pattern.match(path.name):
+    begin = TEMPORARY_PREFIX + (f"{name}-" if name else "")
+    leaving = _LEAVING_OF_ONE if name else _LEAVING
+    found = os.listdir(directory) if directory.is_dir() else []  # noqa: PTH208 - asked at each save
+    for left in sorted(left for left in found if left.startswith(begin)):
+        if not leaving.fullmatch(left, len(begin)):
             continue
+        path = directory / left
         if path.is_dir() and not path.is_symlink():
             lock = _lock_directory(path)
             if lock is None:
@@ -785,5 +856,9 @@ def sweep(directory: Path, name: str = "") -> list[str]:
                 os.close(lock)
         else:
             path.unlink(missing_ok=True)
-        removed.append(path.name)
+        removed.append(left)
     return removed
+
+
+_LEAVING_OF_ONE = re.compile(r"(\d+-)?[0-9a-f]{8}")
+_LEAVING = re.compile(r".*-[0-9a-f]{8}")

@@ -6,6 +6,7 @@ Both offer the same: which files there are, and where the bytes of each lie on t
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +15,7 @@ from rekindle import archive, extents, files
 from rekindle.archive import Archive, NewArchive
 from rekindle.errors import DamagedError, Difference, NotFoundError
 from rekindle.extents import Extent
-from rekindle.files import FileRecord, Target
+from rekindle.files import FileRecord, PathLike, Target
 
 SUFFIX = ".zip"
 """A new checkpoint whose name ends so becomes one file. Reading goes by what is there instead."""
@@ -121,7 +122,7 @@ class NewPlace(Protocol):
         """Write a small file."""
         ...
 
-    def link(self, source: Path, name: str) -> bool:
+    def link(self, source: PathLike, name: str) -> bool:
         """Give a file the bytes of another; true when that cost no space."""
         ...
 
@@ -130,25 +131,28 @@ class NewDirectory:
     """A directory that is being written."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = os.fspath(path)
+        self._made = {""}
 
     def target(self, name: str) -> Path:
         """Where a file goes; directories on the way are made."""
-        directory = self._path
-        for part in name.split("/")[:-1]:
+        return Path(self._target(name))
+
+    def _target(self, name: str) -> str:
+        directory = name.rpartition("/")[0]
+        if directory not in self._made:
             # Not with its parents: a place that somebody removed must not come back half empty.
-            directory = directory / part
-            if not directory.is_dir():
-                directory.mkdir(exist_ok=True)
-        return self._path / name
+            Path(self._target(directory)).mkdir(exist_ok=True)
+            self._made.add(directory)
+        return f"{self._path}/{name}"
 
     def write(self, name: str, data: bytes) -> FileRecord:
         """Write a small file."""
-        return files.write_bytes(self.target(name), data)
+        return files.write_bytes(self._target(name), data)
 
-    def link(self, source: Path, name: str) -> bool:
+    def link(self, source: PathLike, name: str) -> bool:
         """A hard link, or a copy where there are no links."""
-        return files.link_or_copy(source, self.target(name))
+        return files.link_or_copy(source, self._target(name))
 
 
 def is_archive_name(path: Path) -> bool:

@@ -428,7 +428,7 @@ def _each(work: Callable[[Any], Any], jobs: list[Any], threads: int) -> list[Any
     """Do jobs side by side, or one after another where no thread can be started."""
     if threads < 2:
         return [work(job) for job in jobs]
-    with ThreadPoolExecutor(threads, thread_name_prefix="rekindle-rows") as pool:
+    with ThreadPoolExecutor(threads, "rekindle-rows", files.manners()) as pool:
         pending = []
         with contextlib.suppress(RuntimeError):  # the interpreter is ending
             for job in jobs:

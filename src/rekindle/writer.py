@@ -71,6 +71,8 @@ class Draft:
     groups: list[Group] = field(default_factory=list)
     """Arrays whose rows are stored by themselves."""
     watch: Stopwatch = field(default_factory=lambda: Stopwatch())
+    images: dict[str, arrays.Image] = field(default_factory=dict)
+    """The files of arrays, by component, once it is detached."""
 
     @property
     def num_bytes(self) -> int:
@@ -277,7 +279,9 @@ class Background:
 
         def work() -> None:
             try:
-                then(plan, commit(plan, overwrite=overwrite))
+                with files.giving_way():
+                    done = commit(plan, overwrite=overwrite)
+                then(plan, done)
             except OverwrittenError as error:
                 state.overwritten = error
             except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
@@ -333,15 +337,13 @@ class Background:
 
     def _detach(self, plan: Draft, *, is_whole: bool) -> None:
         """Copy what training will change into the staging memory."""
-        parts = list(plan.stored())
-        sizes = [-(-stored.raw.nbytes // _ALIGNMENT) * _ALIGNMENT for stored in parts]
-        room = sum(sizes) + sum(
+        rows_bytes = sum(
             (high - low) * group.row_bytes + len(group.columns) * _ALIGNMENT
             for group in plan.groups
             for low, high in group.staged(is_whole=is_whole)
         )
-        self._staging.begin(room)
-        self._staging.place_all(parts, sizes)
+        wholes = {component: plan.whole(component) for component in plan.captured.arrays}
+        plan.images.update(self._staging.take(wholes, rows_bytes))
         for group in plan.groups:
             group.detach(self._staging.place, is_whole=is_whole)
 
@@ -364,56 +366,52 @@ class _Staging:
 
     def __init__(self) -> None:
         self._memory = np.empty(0, np.uint8)
-        self._rooms: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
-        """What the save before copied, and whereto: most often the same as this one."""
-        self._count = self._offset = 0
+        self._images: dict[str, tuple[int, arrays.Image]] = {}
+        """Where each component's file is, as the save before had it: most often as this one."""
+        self._offset = 0
 
-    def begin(self, num_bytes: int) -> None:
-        """Make room for a save; what an earlier one left there is gone."""
-        if num_bytes > self._memory.size:
-            self._memory = np.empty(num_bytes, np.uint8)
-            self._rooms = []
-        self._count = self._offset = 0
-
-    def place_all(self, parts: list[arrays.Stored], sizes: list[int]) -> None:
-        """Copy many arrays, each with its size as `place` takes it; the first of a save."""
-        rooms = self._rooms
-        if len(rooms) >= len(parts) and all(
-            room[0] is stored.raw for room, stored in zip(rooms, parts, strict=False)
-        ):
-            # The same arrays as in the save before: each has its room.
-            for stored, (source, room) in zip(parts, rooms, strict=False):
-                np.copyto(room, source)
-                stored.raw = room
-            self._count = len(parts)
-            self._offset = sum(sizes)
-            return
-        for stored, size in zip(parts, sizes, strict=True):
-            stored.raw = self.place(stored.raw, size)
-
-    def place(self, raw: np.ndarray[Any, Any], size: int | None = None) -> np.ndarray[Any, Any]:
-        """Copy an array.
+    def take(
+        self, components: Mapping[str, Mapping[str, arrays.Stored]], more_bytes: int
+    ) -> dict[str, arrays.Image]:
+        """Copy what components hold; what an earlier save left here is gone.
 
         Args:
-            raw: Any array.
-            size: Its bytes, rounded up to `_ALIGNMENT`, where the caller has counted them.
+            components: Arrays that will be written whole.
+            more_bytes: Room for what `place` will copy.
+
+        Returns:
+            Their files, of those that have arrays.
         """
-        rooms, count = self._rooms, self._count
-        size = -(-raw.nbytes // _ALIGNMENT) * _ALIGNMENT if size is None else size
-        source, room = rooms[count] if count < len(rooms) else (None, None)
-        if source is not raw or room is None:
-            # All that follow may begin elsewhere than before.
-            if room is None or room.shape != raw.shape or room.dtype != raw.dtype:
-                del rooms[count:]
-                part = self._memory[self._offset : self._offset + raw.nbytes]
-                room = part.view(raw.dtype).reshape(raw.shape)
-                rooms.append((raw, room))
-            else:
-                rooms[count] = (raw, room)
+        sizes = {
+            name: _aligned(sum(stored.raw.nbytes for stored in found.values()))
+            for name, found in components.items()
+        }
+        num_bytes = sum(sizes.values()) + more_bytes
+        if num_bytes > self._memory.size:
+            self._memory, self._images = np.empty(num_bytes, np.uint8), {}
+        before, self._images, self._offset = self._images, {}, 0
+        for name, found in components.items():
+            if not found:
+                continue
+            begin, image = before.get(name, (-1, None))
+            if image is None or begin != self._offset or not image.fits(found):
+                image = arrays.Image(found, self._memory[self._offset :])
+            image.take(found)
+            self._images[name] = self._offset, image
+            self._offset += sizes[name]
+        return {name: image for name, (_, image) in self._images.items()}
+
+    def place(self, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Copy one array more."""
+        part = self._memory[self._offset : self._offset + raw.nbytes]
+        room = part.view(raw.dtype).reshape(raw.shape)
         np.copyto(room, raw)
-        self._count = count + 1
-        self._offset += size
+        self._offset += _aligned(raw.nbytes)
         return room
+
+
+def _aligned(num_bytes: int) -> int:
+    return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
 
 
 class _State:
@@ -511,15 +509,19 @@ class _Files:
             return []
         name = f"{component}.safetensors"
         self.prints[name] = _print(stored)
-        if not (self._is_unchanged(name, stored) and self._link_if_there(name)):
-            self.add(name, arrays.write(self._place.target(name), stored))
+        image = self._plan.images.get(component)
+        if not (self._is_unchanged(name, stored, image) and self._link_if_there(name)):
+            target = self._place.target(name)
+            self.add(name, image.write(target) if image else arrays.write(target, stored))
         return [name]
 
-    def _is_unchanged(self, name: str, stored: Mapping[str, arrays.Stored]) -> bool:
+    def _is_unchanged(
+        self, name: str, stored: Mapping[str, arrays.Stored], image: arrays.Image | None
+    ) -> bool:
         """Whether the checkpoint before has a file of the same bytes."""
         if self._parent is None or self._parent.prints.get(name) != self.prints[name]:
             return False
-        found = arrays.record(stored)
+        found = image.record() if image else arrays.record(stored)
         entry = FileEntry(bytes=found.bytes, blake3=found.blake3)
         return self._parent.manifest.files.get(name) == entry
 
@@ -538,7 +540,7 @@ class _Files:
         if name in self._entries:
             return
         assert self._parent is not None
-        is_free = self._place.link(self._parent.path / name, name)
+        is_free = self._place.link(f"{self._parent.path}/{name}", name)
         entry = self._entries[name] = self._parent.manifest.files[name]
         if is_free:
             self._linked[name] = entry.bytes
@@ -572,7 +574,7 @@ _SEGMENT = re.compile(r"([^/]+)/rows\.(\d+)\.safetensors")
 
 
 def _segment_number(name: str, component: str) -> int:
-    found = _SEGMENT.fullmatch(name)
+    found = _SEGMENT.fullmatch(name) if name.startswith(component) else None
     return int(found.group(2)) if found and found.group(1) == component else -1
 
 

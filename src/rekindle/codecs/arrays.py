@@ -199,8 +199,13 @@ def write(
     Those of whole multiples of `ALIGNMENT` come first, so that each begins at one; the others
     follow, those of the largest items first.
     """
-    size, parts = _contents(arrays, metadata)
-    output = files.output(target, size)
+    return _write(target, *_contents(arrays, metadata))
+
+
+def _write(
+    target: files.Target, size_bytes: int, parts: Iterable[Array | bytes]
+) -> files.FileRecord:
+    output = files.output(target, size_bytes)
     try:
         for part in parts:
             output.write(part)
@@ -212,27 +217,84 @@ def write(
 
 def record(arrays: Mapping[str, Stored]) -> files.FileRecord:
     """Size and digest of the file that `write` would make."""
-    size, parts = _contents(arrays)
-    hasher = blake3(max_threads=blake3.AUTO if size > 1 << 20 else 1)
+    return _record(*_contents(arrays))
+
+
+def _record(size_bytes: int, parts: Iterable[Array | bytes]) -> files.FileRecord:
+    hasher = blake3(max_threads=blake3.AUTO if size_bytes > 1 << 20 else 1)
     for part in parts:
         hasher.update(part if isinstance(part, bytes) else part.reshape(-1).view(np.uint8).data)
-    return files.FileRecord(size, hasher.hexdigest())
+    return files.FileRecord(size_bytes, hasher.hexdigest())
 
 
 def _contents(
     arrays: Mapping[str, Stored], metadata: Mapping[str, str] | None = None
 ) -> tuple[int, Iterator[Array | bytes]]:
     """Size of a file of these arrays, and its bytes in pieces."""
-    order = sorted(arrays.items(), key=lambda item: _rank(item[1].raw))
+    text, offsets, num_bytes = _laid_out(arrays, metadata)
+    pieces = _gathered(arrays[name].raw for name in offsets)
+    return len(text) + num_bytes, itertools.chain([text], pieces)
+
+
+def _laid_out(
+    arrays: Mapping[str, Stored], metadata: Mapping[str, str] | None = None
+) -> tuple[bytes, dict[str, int], int]:
+    """What stands before the data, where among them each array begins, and their size."""
     entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
-    offset = 0
-    for name, stored in order:
-        end = offset + stored.raw.nbytes
-        entries[name] = _Entry(stored.code, stored.raw.shape, (offset, end))
-        offset = end
-    text = header(entries)
-    pieces = _gathered(stored.raw for _, stored in order)
-    return len(text) + offset, itertools.chain([text], pieces)
+    offsets, end = {}, 0
+    for name, stored in sorted(arrays.items(), key=lambda item: _rank(item[1].raw)):
+        begin, end = end, end + stored.raw.nbytes
+        entries[name] = _Entry(stored.code, stored.raw.shape, (begin, end))
+        offsets[name] = begin
+    return header(entries), offsets, end
+
+
+class Image:
+    """A file of arrays as it will be, in memory: what the arrays held when it was taken.
+
+    Args:
+        arrays: What the file holds.
+        memory: Where their values go: bytes, at least as many as the arrays have together.
+    """
+
+    def __init__(self, arrays: Mapping[str, Stored], memory: Array) -> None:
+        self._header, offsets, self.num_bytes = _laid_out(arrays)
+        """Size of the values."""
+        self._data = memory[: self.num_bytes]
+        self._names = [*arrays]
+        self._codes = [stored.code for stored in arrays.values()]
+        self._rooms = [self._room(stored.raw, offsets[name]) for name, stored in arrays.items()]
+
+    def _room(self, raw: Array, begin: int) -> Array:
+        return self._data[begin : begin + raw.nbytes].view(raw.dtype).reshape(raw.shape)
+
+    def fits(self, arrays: Mapping[str, Stored]) -> bool:
+        """Whether a file of these arrays has the same layout."""
+        return (
+            [*arrays] == self._names
+            and [stored.code for stored in arrays.values()] == self._codes
+            and all(
+                room.shape == stored.raw.shape
+                for room, stored in zip(self._rooms, arrays.values(), strict=True)
+            )
+        )
+
+    def take(self, arrays: Mapping[str, Stored]) -> None:
+        """Copy the values of arrays that fit; what is stored of each is its copy from now on."""
+        for room, stored in zip(self._rooms, arrays.values(), strict=True):
+            np.copyto(room, stored.raw)
+            stored.raw = room
+
+    def write(self, target: files.Target) -> files.FileRecord:
+        """Write it as a new file; flushing is the caller's."""
+        size_bytes = len(self._header) + self.num_bytes
+        if isinstance(target, Path) and size_bytes < files.DIRECT_BYTES:
+            return files.write_bytes(target, self._header, self._data.data)
+        return _write(target, size_bytes, [self._header, self._data])
+
+    def record(self) -> files.FileRecord:
+        """Size and digest of the file that `write` would make."""
+        return _record(len(self._header) + self.num_bytes, [self._header, self._data])
 
 
 def header(entries: Mapping[str, Any]) -> bytes:
