@@ -48,6 +48,20 @@ def test_the_table_fits_the_terminal(
     assert "... and 4 more layers (--all shows them)" in result.out
 
 
+def test_a_file_that_could_be_of_two_formats_is_read_as_the_one_that_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "one leaf"
+    np.save(file.open("wb"), np.arange(3.0))
+    told = rekindle(capsys, "diff", file, file, "--format-a", "equinox", "--json").json
+    assert [told[side]["format"] for side in ("first", "second")] == ["equinox", "numpy"]
+    both = rekindle(capsys, "diff", file, file, "--format-a", "equinox", "--format-b", "equinox")
+    assert both.status == 0
+    wrong = rekindle(capsys, "diff", file, file, "--format-b", "no such format")
+    assert wrong.status != 0
+    assert "no such format" in wrong.err
+
+
 def test_all_shows_every_array(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert "body.11.weight" not in rekindle(capsys, "diff", *pair).out
     everything = rekindle(capsys, "diff", *pair, "--all").out

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.fixtures import cases
 
 from rekindle.errors import (
     DamagedError,
@@ -28,14 +29,12 @@ from rekindle.formats.equinox_leaves import COMPONENT, EQUINOX, LERAX
 from rekindle.formats.protocol import Confidence, Kind, Reading
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-CASES = sorted(
-    path.parent for system in ("equinox", "lerax") for path in GOLDEN.glob(f"{system}/**/*.eqx")
-)
+CASES = cases("equinox", "lerax")
 FORMATS = {"equinox": EQUINOX, "lerax": LERAX}
 
 
 def case_id(case: Path) -> str:
-    return str(case.relative_to(GOLDEN))
+    return "-".join(case.parts[-3:])
 
 
 def expected_of(case: Path) -> tuple[Path, dict[str, Any], list[np.ndarray[Any, Any]]]:

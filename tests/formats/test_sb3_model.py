@@ -23,6 +23,7 @@ from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
+from tests.fixtures import cases
 from tests.hostile import corpus
 
 import rekindle.sb3
@@ -36,7 +37,7 @@ from rekindle.formats.schedules import Constant, Linear
 from rekindle.state import Record, Reference
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "sb3"
-CASES = sorted(path.parent for path in GOLDEN.glob("*/*/expected.json"))
+CASES = cases("sb3")
 IDS = [f"{case.parent.name}-{case.name}" for case in CASES]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from tests.fixtures import cases
 from tests.formats.same_arrays import assert_same
 
 from rekindle.errors import (
@@ -29,7 +30,7 @@ from rekindle.formats.velora import FORMAT
 from rekindle.pickles.records import Recorded
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "velora"
-CASES = sorted(path.parent for path in GOLDEN.glob("*/expected.json"))
+CASES = cases("velora")
 
 
 def told_of(case: Path) -> dict[str, Any]:

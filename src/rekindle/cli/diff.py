@@ -20,13 +20,21 @@ def diff(
     a: Annotated[Path, typer.Argument(help="A checkpoint of any format, or a run: its newest.")],
     b: Annotated[Path, typer.Argument(help="Another, of the same format or another one.")],
     all_rows: Annotated[bool, typer.Option("--all", help="Show every array and value.")] = False,
+    format_a: Annotated[
+        str | None,
+        typer.Option("--format-a", help="The first one's format, where it could be of two."),
+    ] = None,
+    format_b: Annotated[
+        str | None,
+        typer.Option("--format-b", help="The second one's format, where it could be of two."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compare two checkpoints: layers, optimizers, counters, spaces, versions.
 
     Exit 0 when both hold the same state, 1 when they differ. Distance is ||A - B|| / ||A||.
     """
-    found = rk.diff(a, b)
+    found = rk.diff(a, b, formats=(format_a, format_b))
     if json:
         print_json(found.to_dict())
     else:
