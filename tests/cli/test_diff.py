@@ -51,8 +51,8 @@ def test_the_table_fits_the_terminal(
 def test_a_file_that_could_be_of_two_formats_is_read_as_the_one_that_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "one leaf"
-    np.save(file.open("wb"), np.arange(3.0))
+    file = tmp_path / "one leaf.npy"
+    np.save(file, np.arange(3.0))
     told = rekindle(capsys, "diff", file, file, "--format-a", "equinox", "--json").json
     assert [told[side]["format"] for side in ("first", "second")] == ["equinox", "numpy"]
     both = rekindle(capsys, "diff", file, file, "--format-a", "equinox", "--format-b", "equinox")
