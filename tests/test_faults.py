@@ -831,7 +831,7 @@ def test_jobs_are_done_one_after_another_when_no_more_can_be_handed_out(
         done.append(job)
         return job * 10
 
-    assert rowgroups._each(work, [1, 2, 3, 4, 5], 3) == [10, 20, 30, 40, 50]
+    assert rowgroups._Jobs(work, [1, 2, 3, 4, 5], 3).results() == [10, 20, 30, 40, 50]
     assert sorted(done) == [1, 2, 3, 4, 5], "each of them once"
 
 

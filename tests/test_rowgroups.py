@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -350,6 +351,23 @@ def test_a_codec_is_used_where_it_is_faster_than_the_disk() -> None:
     assert rows.codec_for(frames, frames.nbytes, rows.Pace(1e12)) is None
     assert rows.codec_for(noise, noise.nbytes, rows.Pace(1e9)) is None
     assert rows.codec_for(frames.astype(np.float32), frames.nbytes, rows.Pace(1e8)) is None
+
+
+def test_a_codec_is_judged_by_its_second_try_and_the_threads_that_share_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frames = np.zeros((100, 84, 84), np.uint8)
+    disk = rows.Pace(frames.nbytes / 1.5)  # writing them takes 1.5 seconds
+
+    def codec(first: float, second: float, num_threads: int) -> str | None:
+        times = iter([0.0, first, 10.0, 10.0 + second])
+        monkeypatch.setattr(time, "thread_time", lambda: next(times))
+        return rows.codec_for(frames, frames.nbytes, disk, num_threads=num_threads)
+
+    assert codec(9.0, 1.0, 1) == "zstd"
+    assert codec(9.0, 2.0, 1) is None
+    assert codec(9.0, 2.0, 2) == "zstd"
+    assert codec(1.0, 9.0, 1) == "zstd"
 
 
 def test_a_damaged_segment_is_named(tmp_path: Path) -> None:

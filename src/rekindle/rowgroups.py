@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -118,8 +119,10 @@ class Group:
         if not self.is_compared:
             self._take_witnesses()
         self._layout = self._lay_out()
+        self._writing: tuple[list[SegmentRecord], _Jobs, dict[Span, str]] = [], _Jobs(), {}
+        """What is linked, what is being written, and digests of blocks that are compared."""
         self.after: Known | None = None
-        """What the written checkpoint holds; set by `write`."""
+        """What the written checkpoint holds; set by `finish`."""
 
     def _take_witnesses(self) -> None:
         """Hold sampled rows against what they were, and keep those by which the writer goes on."""
@@ -264,8 +267,6 @@ class Group:
         for first, end in self._overwritten():
             for begin, stop in _outside(_common((low, high), (first, end)), self._staged):
                 raise self._overtaken(begin, stop)
-        if _outside((low, high), self._staged) and self._went_round():
-            raise self._overtaken(0, self.ring.num_filled)
 
     def _overtaken(self, begin: int, stop: int) -> OverwrittenError:
         return OverwrittenError(
@@ -285,26 +286,45 @@ class Group:
 
     # ------------------------------------------------------------------ writing
 
-    def write(self, target: Target) -> RowsRecord:
-        """Link what is known, and write the rest.
+    def begin(self, target: Target) -> None:
+        """Link what is known, and begin to write the rest; `finish` or `stop` must follow.
+
+        Rows that are compressed are written by other threads, while the caller goes on.
 
         Raises:
             OverwrittenError: Training was faster; nothing of the checkpoint can be used.
         """
+        write = self._write_compared if self.is_compared else self._write_new
         try:
-            found = self._write_compared(target) if self.is_compared else self._write_new(target)
+            write(target)
         except FileNotFoundError:
             if self._known is None:
                 raise
             # The checkpoint before was removed meanwhile.
             self._known = None
             self._layout = self._lay_out()
-            return self.write(target)
-        record, digests = found
+            self.begin(target)
+
+    def finish(self) -> RowsRecord:
+        """Wait until all is written.
+
+        Raises:
+            OverwrittenError: Training was faster; nothing of the checkpoint can be used.
+        """
+        kept, jobs, digests = self._writing
+        written = jobs.results()
+        spans = [(item.first, item.first + item.count) for item in written]
+        if any(_outside(span, self._staged) for span in spans) and self._went_round():
+            raise self._overtaken(0, self.ring.num_filled)
+        record = self._record([*kept, *written])
         self.after = self._remember(record, digests)
         return record
 
-    def _write_new(self, target: Target) -> tuple[RowsRecord, dict[Span, str]]:
+    def stop(self) -> None:
+        """Wait until no thread writes any more, whatever became of it."""
+        self._writing[1].stop()
+
+    def _write_new(self, target: Target) -> None:
         layout = self._layout
         for name in dict.fromkeys(item.file for item in layout.kept):
             target.link(name)
@@ -316,9 +336,9 @@ class Group:
             return self._write_segment(target, span, name, place, codecs)
 
         threads = min(_THREADS, len(jobs)) if codecs else 1
-        return self._record([*layout.kept, *_each(work, jobs, threads)]), {}
+        self._writing = layout.kept, _Jobs(work, jobs, threads), {}
 
-    def _write_compared(self, target: Target) -> tuple[RowsRecord, dict[Span, str]]:
+    def _write_compared(self, target: Target) -> None:
         digests = {span: self._digest(*span) for span in self._blocks()}
         earlier = {}
         if self._known is not None:
@@ -333,11 +353,11 @@ class Group:
             target.link(item.file)
         new = [span for span in digests if span not in earlier]
         codecs = self._codecs(new)
-        found = [
-            self._write_segment(target, span, *target.reserve(self.component), codecs)
-            for span in new
-        ]
-        return self._record([*earlier.values(), *found]), digests
+
+        def work(span: Span) -> SegmentRecord:
+            return self._write_segment(target, span, *target.reserve(self.component), codecs)
+
+        self._writing = [*earlier.values()], _Jobs(work, new, 1), digests
 
     def _digest(self, low: int, high: int) -> str:
         hasher = blake3()
@@ -350,10 +370,12 @@ class Group:
         if not new:
             return {}
         low, high = new[0]
+        threads = min(_THREADS, len(new), os.cpu_count() or 1)
         found = {}
         for name, stored in self.columns.items():
             num_bytes = stored.raw[0].nbytes * sum(end - first for first, end in new)
-            codec = rows.codec_for(next(self._pieces(name, low, high)), num_bytes)
+            sample = next(self._pieces(name, low, high))
+            codec = rows.codec_for(sample, num_bytes, num_threads=threads)
             if codec is not None:
                 found[name] = codec
         return found
@@ -424,17 +446,43 @@ def _none_of(numbers: Array, spans: Iterable[Span]) -> Array:
     return certain
 
 
-def _each(work: Callable[[Any], Any], jobs: list[Any], threads: int) -> list[Any]:
-    """Do jobs side by side, or one after another where no thread can be started."""
-    if threads < 2:
-        return [work(job) for job in jobs]
-    with ThreadPoolExecutor(threads, "rekindle-rows", files.manners()) as pool:
-        pending = []
-        with contextlib.suppress(RuntimeError):  # the interpreter is ending
-            for job in jobs:
-                pending.append(pool.submit(work, job))
-        done = [future.result() for future in pending]
-    return [*done, *(work(job) for job in jobs[len(done) :])]
+class _Jobs:
+    """Jobs that are done side by side while the caller goes on.
+
+    With one thread, or where no other can be started, they are done here and at once.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Any], Any] = lambda job: job,
+        jobs: Iterable[Any] = (),
+        threads: int = 1,
+    ) -> None:
+        jobs = [*jobs]
+        self._pending: list[Future[Any]] = []
+        self._pool: ThreadPoolExecutor | None = None
+        if threads > 1:
+            self._pool = ThreadPoolExecutor(threads, "rekindle-rows", files.manners())
+            with contextlib.suppress(RuntimeError):  # the interpreter is ending
+                for job in jobs:
+                    self._pending.append(self._pool.submit(work, job))
+        try:
+            self._done = [work(job) for job in jobs[len(self._pending) :]]
+        except BaseException:
+            self.stop()
+            raise
+
+    def results(self) -> list[Any]:
+        """What the jobs gave, in their order, or the error of the first that failed."""
+        try:
+            return [*(future.result() for future in self._pending), *self._done]
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """Begin no more of them, and wait for those that have begun."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
 
 def _common(one: Span, other: Span) -> Span:
@@ -530,7 +578,7 @@ class Segmented:
 
         for item in self._record.segments:
             self._find(item.file)
-        _each(work, self._record.segments, min(_THREADS, len(self._record.segments)))
+        _Jobs(work, self._record.segments, min(_THREADS, len(self._record.segments))).results()
         _clear(target[self._record.filled :])
 
     def assemble(self) -> Array:

@@ -470,22 +470,33 @@ class _Files:
     def write(self) -> Manifest:
         """Write every file, the manifest last."""
         captured = self._plan.captured
-        records = {}
         rows: dict[str, list[RowsRecord]] = {}
-        for group in self._plan.groups:
-            rows.setdefault(group.component, []).append(group.write(self))
-        for component, document in captured.documents.items():
-            records[component] = ComponentRecord(
+        components = {}
+        try:
+            for group in self._plan.groups:
+                group.begin(self)
+            for component, document in captured.documents.items():
+                written = self._document(component, document), self._arrays(component)
+                components[component] = written
+            for group in self._plan.groups:
+                rows.setdefault(group.component, []).append(group.finish())
+        finally:
+            for group in self._plan.groups:
+                group.stop()
+        records = {
+            component: ComponentRecord(
                 adapter=captured.adapters[component],
-                document=self._document(component, document),
-                arrays=self._arrays(component),
+                document=document,
+                arrays=arrays,
                 rows=rows.get(component, []),
             )
+            for component, (document, arrays) in components.items()
+        }
         record = msgspec.structs.replace(
             self._plan.manifest,
             requires=_required(rows),
             components=records,
-            files=self._entries,
+            files=dict(sorted(self._entries.items())),
         )
         text = manifest.encode(record)
         self._place.write(manifest.NAME, text)

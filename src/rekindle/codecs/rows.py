@@ -64,13 +64,16 @@ class Pace:
 PACE = Pace()
 
 
-def codec_for(rows: Array, num_bytes: int, pace: Pace = PACE) -> str | None:
+def codec_for(
+    rows: Array, num_bytes: int, pace: Pace = PACE, *, num_threads: int = 1
+) -> str | None:
     """Which codec makes writing these rows faster; found by compressing a sample of them.
 
     Args:
         rows: Some rows of the array, at least.
         num_bytes: How many bytes will be written.
         pace: How fast the disk is.
+        num_threads: How many compress at a time.
     """
     row_bytes = math.prod(rows.shape[1:]) * rows.itemsize
     if rows.dtype != np.uint8 or row_bytes < _LEAST_ROW_BYTES or num_bytes < _LEAST_BYTES:
@@ -79,12 +82,14 @@ def codec_for(rows: Array, num_bytes: int, pace: Pace = PACE) -> str | None:
     if compressor is None:
         return None
     sample = np.ascontiguousarray(rows[: max(1, _SAMPLE_BYTES // row_bytes)])
-    # Of this thread alone: other work on the machine says nothing of the codec.
-    begin = time.thread_time()
-    size = len(compressor(sample.data))
-    seconds = time.thread_time() - begin
+    size, seconds = 0, math.inf
+    for _ in range(2):  # the first is cold
+        # Of this thread alone: other work on the machine says nothing of the codec.
+        begin = time.thread_time()
+        size = len(compressor(sample.data))
+        seconds = min(seconds, time.thread_time() - begin)
     plain = sample.nbytes / pace.bytes_per_second
-    return ZSTD if seconds + size / pace.bytes_per_second < plain else None
+    return ZSTD if seconds / num_threads + size / pace.bytes_per_second < plain else None
 
 
 def _compressor() -> Callable[[Any], bytes] | None:
