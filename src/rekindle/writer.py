@@ -496,12 +496,17 @@ class _Files:
             self._plan.manifest,
             requires=_required(rows),
             components=records,
-            files=dict(sorted(self._entries.items())),
+            files=self._listed(),
         )
         text = manifest.encode(record)
         self._place.write(manifest.NAME, text)
         self.num_bytes = record.num_bytes + len(text)
         return record
+
+    def _listed(self) -> dict[str, FileEntry]:
+        """All files: rows by name, whichever thread was first, then those of each component."""
+        rows = sorted(name for name in self._entries if "/" in name)
+        return {name: self._entries[name] for name in dict.fromkeys([*rows, *self._entries])}
 
     def _document(self, component: str, document: Any) -> str:
         name = f"{component}.json"
