@@ -27,13 +27,9 @@ from rekindle.errors import (
 from rekindle.fork import fork
 from rekindle.opening import load, restore, verify
 from rekindle.opening import open_any as open
-from rekindle.packing import pack, unpack
-from rekindle.probe import ProbeReport, probe_env
 from rekindle.provenance import VERSION
 from rekindle.report import RestoreReport, VerifyReport
-from rekindle.retention import Keep, PruneReport
 from rekindle.rings import RingBuffer
-from rekindle.run import Progress, Run
 from rekindle.saveable import Saveable
 from rekindle.state import Record
 
@@ -44,6 +40,10 @@ if TYPE_CHECKING:
     from rekindle.diffing import Diff, diff
     from rekindle.foreign import ForeignCheckpoint
     from rekindle.migrating import MigrationReport, migrate
+    from rekindle.packing import pack, unpack
+    from rekindle.probe import ProbeReport, probe_env
+    from rekindle.retention import Keep, PruneReport
+    from rekindle.run import Progress, Run
     from rekindle.training import TrainReport, train
 
 __version__ = VERSION
@@ -53,16 +53,24 @@ _LATER = {
     "ConversionReport": "rekindle.converting",
     "Diff": "rekindle.diffing",
     "ForeignCheckpoint": "rekindle.foreign",
+    "Keep": "rekindle.retention",
     "MigrationReport": "rekindle.migrating",
+    "ProbeReport": "rekindle.probe",
+    "Progress": "rekindle.run",
+    "PruneReport": "rekindle.retention",
+    "Run": "rekindle.run",
     "TrainReport": "rekindle.training",
     "compatibility": "rekindle.compatible",
     "convert": "rekindle.converting",
     "diff": "rekindle.diffing",
     "migrate": "rekindle.migrating",
+    "pack": "rekindle.packing",
+    "probe_env": "rekindle.probe",
     "save_policy": "rekindle.bundle",
     "train": "rekindle.training",
+    "unpack": "rekindle.packing",
 }
-"""Names that no training run needs, and where they are: loaded when they are used."""
+"""Names that not every program needs, and where they are: loaded when they are used."""
 
 
 def __getattr__(name: str) -> Any:

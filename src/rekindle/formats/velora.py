@@ -9,6 +9,7 @@ would import, such as that of the optimizer's class, are text here. Source: velo
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -47,13 +48,6 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 _MODEL_WORDS = ("env_id", "gamma", "buffer_size")
 """What Velora writes into the metadata of every agent."""
 _LARGEST_JSON_BYTES = 64 << 20
-_CODE_OF_BITS = {
-    dtypes.extended(name): code
-    for name, code in (
-        ("bfloat16", "BF16"), ("float8_e4m3fn", "F8_E4M3"), ("float8_e5m2", "F8_E5M2"),
-        ("float8_e8m0fnu", "F8_E8M0"),
-    )
-}  # fmt: skip
 _COMPONENTS = ("policy", "target", "replay_buffer", "agent", "progress")
 _COEFFICIENT = "agent.log_alpha"
 """What `rekindle.velora` keeps as `entropy`, which Velora passes over when it loads a folder."""
@@ -507,12 +501,23 @@ class _Written:
             out[name] = stored
 
 
+@functools.cache
+def _codes_of_bits() -> dict[np.dtype[Any], str]:
+    """Types that numpy lacks, as safetensors calls them."""
+    return {
+        dtypes.extended("bfloat16"): "BF16",
+        dtypes.extended("float8_e4m3fn"): "F8_E4M3",
+        dtypes.extended("float8_e5m2"): "F8_E5M2",
+        dtypes.extended("float8_e8m0fnu"): "F8_E8M0",
+    }
+
+
 def _stored(array: Any) -> Stored | None:
     """An array as safetensors has it; None where it has no name for it."""
     if not isinstance(array, np.ndarray):
         return None
     array = array if array.flags.c_contiguous else np.ascontiguousarray(array)
-    code = _CODE_OF_BITS.get(array.dtype)
+    code = _codes_of_bits().get(array.dtype)
     if code is not None:
         return Stored(code, array.view(arrays.CODES[code]))
     if array.dtype.hasobject:
