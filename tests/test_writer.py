@@ -18,7 +18,7 @@ import pytest
 from tests.held_commits import held
 
 import rekindle as rk
-from rekindle import writer
+from rekindle import files, provenance, writer
 
 
 def commit_threads() -> set[threading.Thread]:
@@ -135,7 +135,7 @@ def test_the_threads_end_with_their_runs(tmp_path: Path) -> None:
 
 SCRIPT = """
 import sys, time, numpy as np, rekindle as rk
-from rekindle import writer
+from rekindle import files, provenance, writer
 commit = writer.commit
 def slow(*a, **k):
     time.sleep(0.3)
@@ -217,3 +217,27 @@ def test_a_save_that_is_due_while_another_is_written_can_be_put_off(
 def test_another_word_for_a_busy_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(rk.UnsupportedError, match="expected 'wait' or 'skip'"):
         rk.Run(tmp_path / "run", busy="drop")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(("num_threads", "gives_way"), [(1, True), (2, False), (None, False)])
+def test_workers_give_way_where_the_training_leaves_a_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_threads: int | None, gives_way: bool
+) -> None:
+    told = {} if num_threads is None else {"threads": num_threads}
+    commit, found = writer.commit, []
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        found.append(files._WAY.is_given)
+        return commit(*arguments, **options)
+
+    monkeypatch.setattr(files, "num_processors", lambda: 2)
+    monkeypatch.setattr(provenance, "environment", lambda: told)
+    monkeypatch.setattr(writer, "commit", watched)
+    run, _, progress = started(tmp_path / "run")
+    with run:
+        progress.step = 1
+        assert run.checkpoint()
+        run.wait()
+        progress.step = 2
+        run.save()
+    assert found == [gives_way, False], "in the background, and in the caller's thread"

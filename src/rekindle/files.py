@@ -126,6 +126,13 @@ def open_inside(root: Path, name: str) -> Path:
 # --------------------------------------------------------------------------- threads
 
 
+def num_processors() -> int:
+    """How many of them this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class _Way(threading.local):
     is_given = False
 

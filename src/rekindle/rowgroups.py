@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -370,7 +369,7 @@ class Group:
         if not new:
             return {}
         low, high = new[0]
-        threads = min(_THREADS, len(new), os.cpu_count() or 1)
+        threads = min(_THREADS, len(new), files.num_processors())
         found = {}
         for name, stored in self.columns.items():
             num_bytes = stored.raw[0].nbytes * sum(end - first for first, end in new)

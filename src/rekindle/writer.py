@@ -6,6 +6,7 @@ been detached. A commit makes a new directory that appears whole (`rekindle.file
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import os
@@ -279,7 +280,7 @@ class Background:
 
         def work() -> None:
             try:
-                with files.giving_way():
+                with files.giving_way() if _is_core_free(plan) else contextlib.nullcontext():
                     done = commit(plan, overwrite=overwrite)
                 then(plan, done)
             except OverwrittenError as error:
@@ -346,6 +347,15 @@ class Background:
         plan.images.update(self._staging.take(wholes, rows_bytes))
         for group in plan.groups:
             group.detach(self._staging.place, is_whole=is_whole)
+
+
+def _is_core_free(plan: Draft) -> bool:
+    """Whether the training is known to leave a processor to others.
+
+    Where it does not, a worker that gave way could wait long while it holds the interpreter's lock.
+    """
+    threads = plan.manifest.environment.get("threads")
+    return threads is not None and threads < files.num_processors()
 
 
 _backgrounds: weakref.WeakSet[Background] = weakref.WeakSet()
