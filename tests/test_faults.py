@@ -141,8 +141,8 @@ def test_a_kill_at_any_moment_leaves_one_of_the_last_two_saves(
     newest = 0
     while tally["begun"] < num_saves:
         life = Life(path)
-        life.live(chance.randrange(1, 24))
-        time.sleep(chance.random() * 0.05)  # somewhere in the save that began last
+        life.live(chance.randrange(1, 8))
+        time.sleep(chance.random() * 0.015)  # somewhere in the save that began last
         life.kill()
         assert life.resumed == newest, seed
         tally["kills"] += 1
@@ -156,7 +156,7 @@ def test_a_kill_at_any_moment_leaves_one_of_the_last_two_saves(
         tally["durable" if newest == life.begun[-1] else "lost"] += 1
         assert_exact(path)
     print(dict(tally), "seed", seed)
-    assert tally["in the midst"] > tally["kills"] // 10, tally
+    assert tally["in the midst"] > tally["kills"] // 20, tally
     if tally["kills"] > 30:  # enough for chance to bring both
         assert min(tally["durable"], tally["lost"]) > 3, tally
     with begun(path) as training:
