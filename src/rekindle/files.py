@@ -164,8 +164,8 @@ def _give_way() -> None:
         return  # elsewhere a priority is that of the whole process
     # Some sandboxes forbid it; then all threads are equal.
     with contextlib.suppress(OSError):
+        # The threads that it starts have it too.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
-    _WAY.is_given = True
 
 
 _LOWEST_PRIORITY = 19

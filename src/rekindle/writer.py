@@ -497,10 +497,10 @@ class _Files:
             component: ComponentRecord(
                 adapter=captured.adapters[component],
                 document=document,
-                arrays=arrays,
+                arrays=names,
                 rows=rows.get(component, []),
             )
-            for component, (document, arrays) in components.items()
+            for component, (document, names) in components.items()
         }
         record = msgspec.structs.replace(
             self._plan.manifest,
