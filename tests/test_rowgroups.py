@@ -15,7 +15,7 @@ import torch
 from tests.held_commits import held
 
 import rekindle as rk
-from rekindle import files, rowgroups, trail
+from rekindle import files, rowgroups, trail, writer
 from rekindle.codecs import rows
 
 CAPACITY = 40_000
@@ -409,3 +409,35 @@ def test_a_ring_buffer_tracked_by_itself_counts_its_rows(tmp_path: Path) -> None
     wrong = rk.RingBuffer({"b": np.zeros((200_000, 4))})
     with pytest.raises(rk.MismatchError, match="arrays a"):
         rk.restore(tmp_path / "a", replay_buffer=wrong)
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "checkpoint.zip"])
+def test_frames_in_many_segments_are_written_beside_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(rows.PACE, "bytes_per_second", 1e7)
+    memory, weights = Frames(10_000), {"w": np.arange(3_000_000.0)}
+    memory.add(10_000)
+    record = rk.save(tmp_path / name, replay_buffer=memory, policy=weights, step=1).manifest
+    assert len(record.components["replay_buffer"].rows[0].segments) > 2
+    assert rk.verify(tmp_path / name).ok
+    loaded = rk.load(tmp_path / name)
+    np.testing.assert_array_equal(loaded["replay_buffer"]["frames"], memory.frames)
+    np.testing.assert_array_equal(loaded["policy"]["w"], weights["w"])
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "checkpoint.zip"])
+def test_a_failure_beside_frames_leaves_no_thread_and_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def failing(*_: Any) -> None:
+        raise OSError(5, "input/output error")
+
+    monkeypatch.setattr(rows.PACE, "bytes_per_second", 1e7)
+    monkeypatch.setattr(writer._Files, "_arrays", failing)
+    memory = Frames(10_000)
+    memory.add(10_000)
+    with pytest.raises(OSError, match="input/output"):
+        rk.save(tmp_path / name, replay_buffer=memory, step=1)
+    assert [*tmp_path.iterdir()] == []
+    assert not [t for t in threading.enumerate() if t.name.startswith("rekindle-rows")]
